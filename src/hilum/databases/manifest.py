@@ -1,0 +1,137 @@
+"""The manifest: what every database becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from hilum.errors import DataError
+from hilum.findings.vocabulary import FINDINGS
+
+IMAGE_COLUMNS = ("image_id", "path", "patientid", "view", "age_years", "sex_male", "official_split")
+BOX_COLUMNS = ("image_id", "finding", "x0", "y0", "x1", "y1")
+MASK_COLUMNS = ("image_id", "finding", "path")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a database is, and on which terms it may be used."""
+
+    name: str
+    title: str
+    hospital: str
+    licence: str
+    citation: str
+    url: str
+    images: int | None
+    patients: int | None
+    labels: str
+    notes: str = ""
+    synthetic: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a database that is not as its layout promises."""
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Images, raw labels and boxes of one database, checked on construction.
+
+    ``images``: one row an image with ``IMAGE_COLUMNS``; ``image_id`` is unique, ``path`` is relative to
+    ``root``, ``view`` is 'PA', 'AP', 'LATERAL' or NaN, ``age_years`` in years, ``sex_male`` 1/0/NaN,
+    ``official_split`` 'train', 'val', 'test' or NaN where the database has no patient-disjoint split.
+    ``labels``: same order, one column a finding the database speaks of, raw values 1 / 0 / -1 / NaN.
+    ``boxes``: ``BOX_COLUMNS``, corners as fractions [0, 1] of the width and height of the image, whatever
+    its stored size. ``masks``: ``MASK_COLUMNS``. Boxes and masks are for evaluation only.
+    Raises ``DataError``.
+    """
+
+    database: str
+    root: Path
+    images: pd.DataFrame
+    labels: pd.DataFrame
+    boxes: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(BOX_COLUMNS)))
+    masks: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(MASK_COLUMNS)))
+    problems: tuple[Problem, ...] = ()
+
+    def __post_init__(self) -> None:
+        missing = [c for c in IMAGE_COLUMNS if c not in self.images]
+        if missing:
+            raise DataError(f"{self.database}: expected the columns {IMAGE_COLUMNS}; missing: {missing}.")
+        if len(self.images) == 0:
+            raise DataError(f"{self.database}: expected images under the given root; found none.")
+        repeated = self.images["image_id"].duplicated()
+        if repeated.any():
+            rows = ", ".join(str(r) for r in np.flatnonzero(repeated)[:5])
+            raise DataError(
+                f"{self.database}: expected unique image ids; found {int(repeated.sum())} repeated "
+                f"(rows {rows}, …). Remove the repeated rows from the label file."
+            )
+        unknown = [c for c in self.labels if c not in FINDINGS]
+        if unknown:
+            raise DataError(f"{self.database}: expected findings of the vocabulary; found {unknown}.")
+        if len(self.labels) != len(self.images):
+            raise DataError(
+                f"{self.database}: expected one row of labels an image ({len(self.images)}); "
+                f"found {len(self.labels)}."
+            )
+        values = self.labels.to_numpy(np.float64)
+        if not np.isin(values[~np.isnan(values)], (1, 0, -1)).all():
+            raise DataError(f"{self.database}: expected raw labels 1, 0, -1 or blank; found other values.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def known_findings(self) -> list[str]:
+        """Findings with at least one label that is not unknown."""
+        return [str(c) for c in self.labels if self.labels[c].notna().any()]
+
+    def paths(self) -> list[Path]:
+        """Absolute path of every image, in order."""
+        return [self.root / p for p in self.images["path"]]
+
+    def counts(self) -> dict[str, Any]:
+        """Return images, patients, boxes, counts per finding and problems, ready for JSON."""
+        findings = {
+            str(name): {
+                "positive": int((column == 1).sum()),
+                "negative": int((column == 0).sum()),
+                "uncertain": int((column == -1).sum()),
+                "unknown": int(column.isna().sum()),
+            }
+            for name, column in self.labels.items()
+        }
+        return {
+            "images": len(self.images),
+            "patients": int(self.images["patientid"].nunique()),
+            "boxes": len(self.boxes),
+            "findings": findings,
+            "problems": [str(p) for p in self.problems],
+        }
+
+
+class Database(Protocol):
+    """A database in its official layout: a stateless adapter class."""
+
+    card: Card
+
+    @classmethod
+    def read(cls, root: Path) -> Manifest:
+        """Read the label files under ``root``; raises ``DataError`` for a missing file or column."""
+
+    @classmethod
+    def write_replica(cls, root: Path) -> None:
+        """Write a tiny copy of the official layout with made-up images, for tests."""

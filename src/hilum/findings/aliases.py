@@ -1,0 +1,44 @@
+"""What each database calls a finding."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hilum.errors import DataError
+from hilum.findings.vocabulary import FINDINGS
+
+
+class Alias(NamedTuple):
+    """One name as a database writes it, and the finding that it means."""
+
+    name: str
+    database: str
+    finding: str
+
+
+ALIASES: tuple[Alias, ...] = (
+    Alias("Infiltrate", "nih14", "Infiltration"),  # BBox_List_2017.csv
+    Alias("ActiveTuberculosis", "tbx11k", "Active Tuberculosis"),
+    Alias("ObsoletePulmonaryTuberculosis", "tbx11k", "Obsolete Tuberculosis"),
+    Alias("PulmonaryTuberculosis", "tbx11k", "Tuberculosis"),
+    Alias("PNEUMONIA", "kermany", "Pneumonia"),
+    Alias("NORMAL", "kermany", "No Finding"),
+    Alias("bacteria", "kermany", "Bacterial Pneumonia"),
+    Alias("virus", "kermany", "Viral Pneumonia"),
+)
+
+_TABLE = {(alias.database, alias.name): alias.finding for alias in ALIASES}
+
+
+def finding_of(database: str, name: str) -> str:
+    """Return the finding that ``database`` calls ``name``; raises ``DataError`` for an unknown name."""
+    name = name.strip()
+    if name in FINDINGS:
+        return name
+    try:
+        return _TABLE[database, name]
+    except KeyError:
+        raise DataError(
+            f"{database}: expected a finding of the vocabulary or one of its aliases; found '{name}'. "
+            "Add the alias to hilum/findings/aliases.py, or correct the label file."
+        ) from None

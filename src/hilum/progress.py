@@ -1,0 +1,59 @@
+"""Progress: a bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Advance(Protocol):
+    """Callable that moves a progress bar."""
+
+    def __call__(self, steps: int = 1, note: str = "") -> None: ...
+
+
+PLAIN_INTERVAL = 15.0
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Advance]:
+    """Show progress of ``total`` steps on standard error: a bar in a terminal, else a line now and then."""
+    if sys.stderr.isatty():
+        with _bar(label, total) as advance:
+            yield advance
+        return
+    done, last = 0, time.monotonic()
+
+    def advance_plain(steps: int = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += steps
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL:
+            last = now
+            print(f"{label}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    yield advance_plain
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total, note="")
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            bar.update(task, advance=steps, note=note)
+
+        yield advance
