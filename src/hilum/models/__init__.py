@@ -1,0 +1,24 @@
+"""Backbones, poolings and the localizing classifier made of them."""
+
+from hilum.registry import Registry
+
+BACKBONES = Registry(
+    "backbone",
+    {
+        "residual": "hilum.models.backbones.residual:ResidualTrunk",
+        "efficientnet_lite0": "hilum.models.backbones.efficientnet:EfficientNetLite0",
+    },
+)
+
+POOLINGS = Registry(
+    "pooling",
+    {
+        "mean": "hilum.models.pooling.mean:MeanPooling",
+        "max": "hilum.models.pooling.max:MaxPooling",
+        "top_k": "hilum.models.pooling.top_k:TopKPooling",
+        "log_sum_exp": "hilum.models.pooling.log_sum_exp:LogSumExpPooling",
+        "linear_softmax": "hilum.models.pooling.linear_softmax:LinearSoftmaxPooling",
+        "noisy_or": "hilum.models.pooling.noisy_or:NoisyOrPooling",
+        "gated_attention": "hilum.models.pooling.gated_attention:GatedAttentionPooling",
+    },
+)

@@ -1,0 +1,34 @@
+"""What every trunk tells about itself."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """A convolutional trunk whose cells see only their receptive field.
+
+    ``forward``: images (B, 1, H, W) in [0, 1] → features (B, ``channels``, h, w) with
+    h = ceil(H / ``stride``). ``receptive_field`` is the side, in input pixels, of what one cell can see.
+    """
+
+    channels: int
+    stride: int
+    receptive_field: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features of a batch of images."""
+        raise NotImplementedError
+
+
+class ReceptiveField:
+    """Running stride and receptive field, in input pixels, of a chain of convolutions (Araujo et al. 2019)."""
+
+    def __init__(self) -> None:
+        self.stride = 1
+        self.size = 1
+
+    def convolve(self, kernel: int, stride: int = 1, dilation: int = 1) -> None:
+        """Append one convolution or pooling layer."""
+        self.size += (kernel - 1) * dilation * self.stride
+        self.stride *= stride

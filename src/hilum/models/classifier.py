@@ -1,0 +1,84 @@
+"""The localizing classifier: a trunk, one map a finding, a pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hilum.models import BACKBONES, POOLINGS
+from hilum.models.backbones.base import Backbone
+from hilum.models.pooling.base import Pooling
+
+StateGroup = Literal["trunk", "head", "norm_affine", "norm_stats"]
+NORMALIZATIONS = (nn.BatchNorm2d,)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of a batch: ``logits`` (B, C) and ``maps`` (B, C, h, w) in [0, 1]."""
+
+    logits: Tensor
+    maps: Tensor
+
+
+class LocalizingClassifier(nn.Module):
+    """Image-level classifier whose evidence is a map: trunk → 1×1 head → one map a finding → pooling.
+
+    Every cell of a map is computed from the cell's receptive field alone, so that the map says where.
+    """
+
+    def __init__(self, backbone: Backbone, pooling: Pooling, findings: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Conv2d(backbone.channels, findings, 1)
+        self.pooling = pooling
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.constant_(self.head.bias, -2.0)
+
+    def forward(self, x: Tensor) -> Prediction:
+        """Return the prediction of images (B, 1, H, W) in [0, 1]."""
+        features = self.backbone(x)
+        with torch.autocast(x.device.type, enabled=False):
+            cells = self.head(features.float())
+            logits, maps = self.pooling(cells, features.float())
+        return Prediction(logits, maps)
+
+    def state_groups(self) -> dict[str, StateGroup]:
+        """Return the group of every floating tensor of the state that a site and a server exchange.
+
+        ``head``: first axis is the finding. Integer counters have no group: nobody averages them.
+        """
+        groups: dict[str, StateGroup] = {}
+        for prefix, module in self.named_modules():
+            normalizes = isinstance(module, NORMALIZATIONS)
+            dot = f"{prefix}." if prefix else ""
+            for name, _ in module.named_parameters(recurse=False):
+                groups[dot + name] = "norm_affine" if normalizes else "trunk"
+            for name, buffer in module.named_buffers(recurse=False):
+                if buffer.is_floating_point():
+                    groups[dot + name] = "norm_stats" if normalizes else "trunk"
+        rows = ["head.weight", "head.bias", *(f"pooling.{name}" for name in self.pooling.per_finding)]
+        return groups | dict.fromkeys(rows, "head")
+
+
+def build_model(
+    backbone: Mapping[str, Any], pooling: Mapping[str, Any], findings: int, seed: int
+) -> LocalizingClassifier:
+    """Build a classifier from ``{"name": …, option: …}`` of a backbone and a pooling.
+
+    The same seed gives the same weights, whatever the caller's random state. Raises ``UnknownName``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        trunk = _construct(BACKBONES, backbone)
+        pool = _construct(POOLINGS, pooling, trunk.channels, findings)
+        return LocalizingClassifier(trunk, pool, findings)
+
+
+def _construct(registry: Any, options: Mapping[str, Any], *positional: int) -> Any:
+    keywords = {key: value for key, value in options.items() if key != "name"}
+    return registry.load(options["name"])(*positional, **keywords)

@@ -1,0 +1,1 @@
+"""Poolings: cell logits → image logits (multiple instance learning, one bag an image)."""

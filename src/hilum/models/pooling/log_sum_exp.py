@@ -1,0 +1,26 @@
+"""A smooth maximum."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from hilum.models.pooling.base import Pooling
+
+
+class LogSumExpPooling(Pooling):
+    """Smooth maximum of cell logits (Pinheiro & Collobert 2015).
+
+    ``sharpness`` r > 0: r → 0 is the mean, r → ∞ the maximum.
+    """
+
+    def __init__(self, channels: int, findings: int, sharpness: float = 5.0) -> None:
+        super().__init__(channels, findings)
+        self.sharpness = sharpness
+
+    def pool(self, logits: Tensor) -> Tensor:
+        """Return S = (1/r) log[(1/N) Σ exp(r s_i)]."""
+        r = self.sharpness
+        return (torch.logsumexp(r * logits, 2) - math.log(logits.shape[2])) / r

@@ -1,0 +1,25 @@
+"""The image shows a finding unless every cell does not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hilum.models.pooling.base import Pooling, logit
+
+
+class NoisyOrPooling(Pooling):
+    """P = 1 − Π (1 − p_i), each factor rescaled to [floor, 1] so that many cells do not saturate.
+
+    ``floor``: 0.98 as in Li et al. 2018 (CVPR); 0 is the plain noisy-or.
+    """
+
+    def __init__(self, channels: int, findings: int, floor: float = 0.98) -> None:
+        super().__init__(channels, findings)
+        self.floor = floor
+
+    def pool(self, logits: Tensor) -> Tensor:
+        """Return the logit of P, computed in log space."""
+        factors = self.floor + (1 - self.floor) * (-logits).sigmoid()
+        log_none = factors.clamp(min=1e-12).log().sum(2).clamp(max=-1e-6)
+        return logit(torch.log(-torch.expm1(log_none)), log_none)

@@ -1,0 +1,1 @@
+"""A hospital: its manifest, its pixels and its patient-disjoint splits."""
