@@ -1,0 +1,208 @@
+"""Reading a database's files as they lie on disk, with errors that say what to correct."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hilum.databases.manifest import BOX_COLUMNS, IMAGE_COLUMNS, Problem
+from hilum.errors import DataError
+
+SINGLE_PROBLEMS = 20
+OLDEST_YEARS = 120
+CORNERS = ("x0", "y0", "x1", "y1")
+_TEXT_COLUMNS = ("image_id", "path", "patientid", "view", "official_split")
+
+
+def require_file(database: str, root: Path, *names: str) -> Path:
+    """Return the first of ``names`` that exists under ``root``; raises ``DataError`` if none does."""
+    if not root.is_dir():
+        raise DataError(
+            f"{database}: expected a folder at '{root}'; found none. Correct the path of the site."
+        )
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    found = ", ".join(sorted(entry.name for entry in os.scandir(root))[:8]) or "nothing"
+    expected = " or ".join(f"'{name}'" for name in names)
+    raise DataError(
+        f"{database}: expected the file {expected} in '{root}'; found {found}. "
+        "Point the site at the folder that holds it."
+    )
+
+
+def read_table(database: str, path: Path, columns: Iterable[str]) -> pd.DataFrame:
+    """Read a CSV as text; the index is the row in the file, where the header is row 1.
+
+    Blank cells are NaN. Raises ``DataError`` for a missing column (with the nearest one found), a file
+    that is not UTF-8, not separated by commas, ragged or without rows.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                path,
+                dtype=str,
+                encoding="utf-8-sig",
+                index_col=False,
+                skip_blank_lines=False,
+                skipinitialspace=True,
+            )
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{database}: expected '{path.name}' in UTF-8; found another encoding. Save it as UTF-8."
+        ) from None
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{database}: expected a header in '{path.name}'; found an empty file.") from None
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"{database}: expected as many cells in every row of '{path.name}' as in its header ({reason}). "
+            "Quote the cells that hold commas."
+        ) from None
+    table.columns = table.columns.str.strip()
+    _require_columns(database, path.name, list(table.columns), columns)
+    table.index = pd.RangeIndex(2, 2 + len(table))
+    table = table.dropna(how="all")
+    if table.empty:
+        raise DataError(f"{database}: expected rows in '{path.name}'; found only its header.")
+    return table
+
+
+def _require_columns(database: str, file: str, found: list[str], expected: Iterable[str]) -> None:
+    folded = {name.casefold(): name for name in found}
+    for column in expected:
+        if column in found:
+            continue
+        if len(found) == 1 and (";" in found[0] or "\t" in found[0]):
+            raise DataError(
+                f"{database}: expected '{file}' to be separated by commas; found '{found[0]}'. "
+                "Save it with commas."
+            )
+        near = [n for n in folded if column in n] or get_close_matches(
+            column.casefold(), folded, n=1, cutoff=0.5
+        )
+        hint = f'found "{folded[near[0]]}"; rename it' if near else f"found {', '.join(found)}"
+        raise DataError(f"{database}: Expected a column \"{column}\" in '{file}'; {hint}.")
+
+
+def list_names(folder: Path) -> list[str]:
+    """Return the sorted names in ``folder`` (none if it is absent), read in one pass."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+
+
+def on_disk(root: Path, paths: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which ``paths`` (relative to ``root``, with '/') exist, listing every folder once."""
+    parts = [path.rpartition("/") for path in paths]
+    names = {folder: set(list_names(root / folder)) for folder in {part[0] for part in parts}}
+    return np.fromiter((name in names[folder] for folder, _, name in parts), dtype=bool, count=len(parts))
+
+
+def rows_of(which: pd.Series) -> str:
+    """Return the first rows in which a boolean column holds, for an error."""
+    rows = [str(row) for row in which.index[which]]
+    return ", ".join(rows[:5]) + (", …" if len(rows) > 5 else "")
+
+
+def relative_paths(database: str, file: str, names: pd.Series) -> pd.Series:
+    """Return paths with '/'; raises ``DataError`` for one that leads out of the root."""
+    paths = names.str.strip().str.replace("\\", "/", regex=False).str.replace(r"^(\./)+", "", regex=True)
+    outside = paths.str.contains(r"^(?:/|[A-Za-z]:)|(?:^|/)\.\.(?:/|$)", regex=True)
+    if outside.any():
+        raise DataError(
+            f"{database}: expected paths relative to the root in '{file}'; found paths that lead out of it in "
+            f"the rows {rows_of(outside)}. Write them relative to the folder of '{file}'."
+        )
+    return paths
+
+
+def listed(source: str, rows: Iterable[object], reasons: Iterable[str], summary: str) -> list[Problem]:
+    """Return one problem a row, at most twenty, after a count of them all where there are several."""
+    rows = list(rows)
+    single = [Problem(f"{source} row {row}", reason) for row, reason in zip(rows, reasons, strict=True)]
+    head = [Problem(source, f"{len(rows)} {summary}")] if len(rows) > 1 else []
+    return head + single[:SINGLE_PROBLEMS]
+
+
+def absent_problems(source: str, names: pd.Series, present: NDArray[np.bool_]) -> list[Problem]:
+    """Return the problems of listed images that are not on disk; ``names`` is indexed by row."""
+    absent = names[~present]
+    reasons = (f"the image '{name}' is not on disk; the row is left out" for name in absent)
+    summary = f"of {len(names)} listed images are not on disk; their rows are left out"
+    return listed(source, absent.index, reasons, summary)
+
+
+def require_images(database: str, present: NDArray[np.bool_], root: Path, where: str) -> None:
+    """Raise ``DataError`` unless at least one image is on disk."""
+    if not present.any():
+        raise DataError(
+            f"{database}: expected images as {where} in '{root}'; found none of the {len(present)} listed. "
+            "Unpack the image archives there."
+        )
+
+
+def image_table(columns: Mapping[str, object]) -> pd.DataFrame:
+    """Return the images of a manifest: ``IMAGE_COLUMNS`` in order, NaN where a column is not given."""
+    table = pd.DataFrame({name: columns.get(name, np.nan) for name in IMAGE_COLUMNS}).reset_index(drop=True)
+    for name in IMAGE_COLUMNS:
+        text = name in _TEXT_COLUMNS
+        table[name] = table[name].astype(object) if text else table[name].astype(np.float64)
+    return table
+
+
+def ages_in_years(source: str, raw: pd.Series) -> tuple[pd.Series, list[Problem]]:
+    """Return ages such as '58', '058Y', '011M' or '010D' in years.
+
+    An age that is above 120 years or unreadable is NaN, with a problem.
+    """
+    text = raw.astype(object).where(raw.notna(), "").astype(str).str.strip().str.upper()
+    parts = text.str.extract(r"^(\d+(?:\.\d+)?)([YMD]?)$")
+    units = parts[1].map({"Y": 1.0, "M": 1 / 12, "D": 1 / 365.25}).fillna(1.0)
+    years = pd.to_numeric(parts[0]).astype(np.float64) * units
+    wrong = (text != "") & ~(years <= OLDEST_YEARS)
+    reasons = (
+        f"expected an age of 0 to {OLDEST_YEARS} years; found '{a}'; it is unknown" for a in text[wrong]
+    )
+    summary = f"ages are not within 0 to {OLDEST_YEARS} years; they are unknown"
+    return years.mask(wrong), listed(source, raw.index[wrong], reasons, summary)
+
+
+def relative_boxes(source: str, pixels: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """Return boxes as fractions of their frame, clipped to it.
+
+    ``pixels``: columns image_id, finding, x0, y0, x1, y1, width, height (px of the frame), indexed by row.
+    A box that leaves the frame is clipped, and one without area in it is left out; both are problems.
+    """
+    corners = pixels[list(CORNERS)].to_numpy(np.float64) / pixels[["width", "height"] * 2].to_numpy(
+        np.float64
+    )
+    clipped = np.clip(corners, 0.0, 1.0)
+    area = (
+        (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1]) & np.isfinite(corners).all(axis=1)
+    )
+    leaves = area & (np.abs(clipped - corners) > 1e-6).any(axis=1)
+    table = pixels[["image_id", "finding"]].copy()
+    table[list(CORNERS)] = clipped
+    table = table.loc[area, list(BOX_COLUMNS)].reset_index(drop=True)
+    problems = _box_problems(source, pixels, ~area, "has no area inside the image; it is left out")
+    problems += _box_problems(source, pixels, leaves, "leaves the image; it is clipped")
+    return table, problems
+
+
+def _box_problems(source: str, pixels: pd.DataFrame, which: NDArray[np.bool_], reason: str) -> list[Problem]:
+    found = pixels[which]
+    reasons = (
+        f"the box {tuple(float(v) for v in row[:4])} of '{row[4]}' {reason}"
+        for row in found[[*CORNERS, "image_id"]].itertuples(index=False)
+    )
+    return listed(source, found.index, reasons, f"boxes: each {reason}")
