@@ -1,0 +1,314 @@
+"""Patient-level bootstrap: intervals, seeds and paired differences of the figures in a table of findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hilum.errors import DataError
+from hilum.evaluation import METRICS
+from hilum.evaluation.classification import Floats, check_predictions
+from hilum.randomness import derive_seed, numpy_generator
+
+MACRO = "macro"
+LEVEL = 0.95
+BLOCK = 1 << 22
+
+Weights = NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval and the images behind it.
+
+    ``value`` is NaN where the figure does not exist, ``low`` and ``high`` are NaN where more than half of the
+    resamples have none. ``n`` images have a known label, ``positives`` of them are positive; for a macro
+    both count (image, finding) pairs over the ``findings`` that are averaged. ``sd`` is the standard
+    deviation between training seeds, NaN for one seed. The interval speaks of the patients of the test set
+    only, ``sd`` of the seeds only.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    positives: int
+    sd: float = float("nan")
+    findings: int = 1
+
+
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """A figure of one arm minus that of another on the same patients, with a two-sided bootstrap p value."""
+
+    p: float = float("nan")
+
+
+Table = dict[str, dict[str, Estimate]]
+Statistic = Callable[[NDArray[Any]], Floats]
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Values of the full sample per seed (S, K) and, averaged over the seeds, of each resample (R, K)."""
+
+    seeds: Floats
+    resamples: Floats
+
+    @property
+    def values(self) -> Floats:
+        """Mean over the seeds (K,)."""
+        return self.seeds.mean(axis=0)
+
+
+def patient_weights(patients: ArrayLike, resamples: int, rng: np.random.Generator) -> Weights:
+    """Return how often each image is drawn when patients are drawn with replacement, (resamples, N) uint16.
+
+    ``patients`` (N,) identifies each image's patient; all images of a patient enter together (the cluster
+    bootstrap: Field and Welsh 2007), so that ten films of one patient count as one witness. Calling twice
+    with one generator continues its sequence.
+    """
+    names, member = np.unique(np.asarray(patients), return_inverse=True)
+    draws = (rng.integers(len(names), size=len(names)) for _ in range(resamples))
+    counts = [np.bincount(draw, minlength=len(names)).astype(np.uint16)[member] for draw in draws]
+    return np.array(counts, dtype=np.uint16).reshape(resamples, len(member))
+
+
+def interval(values: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
+    """Return the percentile interval of resampled values (R,); NaN if more than half of them are NaN.
+
+    ``level`` in (0, 1). NaN resamples, in which the figure does not exist, are left out.
+    """
+    v = np.asarray(values, dtype=np.float64)
+    known = v[~np.isnan(v)]
+    if not len(known) or 2 * len(known) < len(v):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def resample(statistic: Statistic, patients: ArrayLike, resamples: int, seed: int) -> Resampled:
+    """Compute a statistic on the full sample and on resamples of its patients.
+
+    ``statistic`` maps weights (R, N) to values (R, S, K) for S seeds and K figures. The resamples depend on
+    ``patients``, ``resamples`` and ``seed`` alone: two statistics of one test set meet the same patients.
+    """
+    count = len(np.asarray(patients))
+    if not count:
+        raise DataError("Expected at least one image to evaluate; found none.")
+    rng = numpy_generator(seed, "bootstrap")
+    rows = max(1, BLOCK // count)
+    full = statistic(np.ones((1, count), dtype=np.uint16))[0]
+    blocks = [
+        statistic(patient_weights(patients, min(rows, resamples - start), rng)).mean(axis=1)
+        for start in range(0, resamples, rows)
+    ]
+    return Resampled(full, np.concatenate([np.empty((0, full.shape[1])), *blocks]))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure (K = 1), resampled, with the images and positives behind it and the findings it averages."""
+
+    sample: Resampled
+    n: int
+    positives: int
+    findings: int = 1
+
+    def estimate(self, level: float = LEVEL) -> Estimate:
+        """Return the value with its interval."""
+        low, high = interval(self.sample.resamples[:, 0], level)
+        value = float(self.sample.values[0])
+        return Estimate(value, low, high, self.n, self.positives, _sd(self.sample.seeds), self.findings)
+
+    def difference(self, level: float = LEVEL) -> Difference:
+        """Return the value with its interval and the p value against 0."""
+        return Difference(**vars(self.estimate(level)), p=two_sided_p(self.sample.resamples[:, 0]))
+
+
+def macro(sample: Resampled) -> Resampled:
+    """Average the figures that exist in the full sample into one, K = 1.
+
+    A figure that a resample lacks stays out of that resample's mean, and so that the mean does not jump
+    when an easy or hard finding is missing, it is the *deviations* from the full sample that are averaged.
+    """
+    exists = ~np.isnan(sample.values)
+    if not exists.any():
+        return Resampled(*(np.full((len(rows), 1), np.nan) for rows in (sample.seeds, sample.resamples)))
+    deviations = sample.resamples[:, exists] - sample.values[exists]
+    known = ~np.isnan(deviations)
+    total = np.where(known, deviations, 0).sum(axis=1)
+    mean = np.divide(total, known.sum(axis=1), out=np.full(len(total), np.nan), where=known.any(axis=1))
+    seeds = sample.seeds[:, exists].mean(axis=1, keepdims=True)
+    return Resampled(seeds, seeds.mean() + mean[:, None])
+
+
+def evaluate_classification(
+    scores: ArrayLike,
+    targets: ArrayLike,
+    patients: ArrayLike,
+    findings: Sequence[str],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    metrics: Sequence[str] = tuple(METRICS),
+    level: float = LEVEL,
+) -> Table:
+    """Return each metric of each finding, and of ``'macro'``, with patient-bootstrap intervals.
+
+    ``scores`` (N, C) or, for S training seeds, (S, N, C); ``targets`` (N, C) in {1, 0, NaN}; ``patients``
+    (N,); ``findings`` the C names; ``metrics`` names in the registry. The macro is the mean over the findings
+    whose figure exists; its resamples are the same patients for every finding and seed.
+    Raises ``DataError`` and ``UnknownName``.
+    """
+    s, t, who = _check(scores, targets, patients, findings)
+    table: Table = {name: {} for name in (*findings, MACRO)}
+    for metric in metrics:
+        sample = resample(_statistic(metric, s, t), who, resamples, seed)
+        for name, figure in _figures(sample, t, findings).items():
+            table[name][metric] = figure.estimate(level)
+    return table
+
+
+def evaluate_sites(
+    scores: ArrayLike,
+    targets: ArrayLike,
+    patients: ArrayLike,
+    sites: ArrayLike,
+    findings: Sequence[str],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    metrics: Sequence[str] = tuple(METRICS),
+    level: float = LEVEL,
+) -> dict[str, Table]:
+    """Return ``evaluate_classification`` of each site, and of ``'macro'``, the mean over the sites.
+
+    ``sites`` (N,) names each image's site; the rest as in ``evaluate_classification``. The mean over sites of
+    a finding takes the sites where its figure exists, and its resamples draw patients within each site; its
+    ``findings`` counts (site, finding) pairs. Scores of different sites are never ranked against each other.
+    """
+    s, t, who = _check(scores, targets, patients, findings)
+    where = np.asarray(sites).astype(str)
+    if where.shape != who.shape or MACRO in where:
+        raise DataError(f"Expected {len(who)} site names, none of them '{MACRO}'; found shape {where.shape}.")
+    names = list(dict.fromkeys(where.tolist()))
+    tables: dict[str, Table] = {site: {name: {} for name in (*findings, MACRO)} for site in (*names, MACRO)}
+    for metric in metrics:
+        parts = []
+        for site in names:
+            rows = where == site
+            statistic = _statistic(metric, s[:, rows], t[rows])
+            sample = resample(statistic, who[rows], resamples, derive_seed(seed, site))
+            parts.append(_figures(sample, t[rows], findings))
+        for name in (*findings, MACRO):
+            for site, part in zip(names, parts, strict=True):
+                tables[site][name][metric] = part[name].estimate(level)
+            tables[MACRO][name][metric] = _mean_figure([part[name] for part in parts]).estimate(level)
+    return tables
+
+
+def paired_difference(
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    targets: ArrayLike,
+    patients: ArrayLike,
+    findings: Sequence[str],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    metrics: Sequence[str] = tuple(METRICS),
+    level: float = LEVEL,
+) -> dict[str, dict[str, Difference]]:
+    """Return metric(a) - metric(b), per finding and macro, on the same resamples of the same patients.
+
+    Shapes as in ``evaluate_classification``; a and b may differ in their number of seeds, and ``sd`` is the
+    spread of the seed-by-seed differences where they do not. ``p`` is two-sided: twice the smaller share of
+    resamples at or beyond 0, with one added to count and total (Davison and Hinkley 1997, eq. 4.11).
+    """
+    a, t, who = _check(scores_a, targets, patients, findings)
+    b, _, _ = _check(scores_b, targets, patients, findings)
+    table: dict[str, dict[str, Difference]] = {name: {} for name in (*findings, MACRO)}
+    for metric in metrics:
+        first = resample(_statistic(metric, a, t), who, resamples, seed)
+        second = resample(_statistic(metric, b, t), who, resamples, seed)
+        sample = _subtract(first, second)
+        for name, figure in _figures(sample, t, findings).items():
+            table[name][metric] = figure.difference(level)
+    return table
+
+
+def two_sided_p(differences: ArrayLike) -> float:
+    """Return the two-sided bootstrap p value of resampled differences (R,) against 0; NaN without any."""
+    d = np.asarray(differences, dtype=np.float64)
+    d = d[~np.isnan(d)]
+    if not len(d):
+        return float("nan")
+    return float(min(1.0, 2 * (1 + min((d <= 0).sum(), (d >= 0).sum())) / (len(d) + 1)))
+
+
+def _statistic(metric: str, scores: Floats, targets: Floats) -> Statistic:
+    function = METRICS.load(metric)
+    return lambda weights: np.stack([function(s, targets, weights) for s in scores], axis=1)
+
+
+def _figures(sample: Resampled, targets: Floats, findings: Sequence[str]) -> dict[str, Figure]:
+    n, positives = (~np.isnan(targets)).sum(axis=0), (targets == 1).sum(axis=0)
+    figures = {
+        name: Figure(
+            Resampled(sample.seeds[:, k : k + 1], sample.resamples[:, k : k + 1]),
+            int(n[k]),
+            int(positives[k]),
+        )
+        for k, name in enumerate(findings)
+    }
+    return {**figures, MACRO: _mean_figure(list(figures.values()))}
+
+
+def _mean_figure(figures: Sequence[Figure]) -> Figure:
+    sample = Resampled(
+        np.concatenate([f.sample.seeds for f in figures], axis=1),
+        np.concatenate([f.sample.resamples for f in figures], axis=1),
+    )
+    counted = [f for f in figures if not np.isnan(f.sample.values[0])]
+    n, positives, findings = (sum(getattr(f, k) for f in counted) for k in ("n", "positives", "findings"))
+    return Figure(macro(sample), n, positives, findings)
+
+
+def _subtract(a: Resampled, b: Resampled) -> Resampled:
+    paired = len(a.seeds) == len(b.seeds)
+    seeds = a.seeds - b.seeds if paired else (a.values - b.values)[None]
+    return Resampled(seeds, a.resamples - b.resamples)
+
+
+def _sd(seeds: Floats) -> float:
+    return float(seeds.std(ddof=1)) if len(seeds) > 1 else float("nan")
+
+
+def _check(
+    scores: ArrayLike, targets: ArrayLike, patients: ArrayLike, findings: Sequence[str]
+) -> tuple[Floats, Floats, NDArray[Any]]:
+    s = np.asarray(scores, dtype=np.float64)
+    s = s[None] if s.ndim == 2 else s
+    if s.ndim != 3 or not len(s):
+        raise DataError(
+            f"Expected scores (samples, findings) or (seeds, samples, findings); found {s.shape}."
+        )
+    t = [check_predictions(one, targets)[1] for one in s][-1]
+    who = np.asarray(patients)
+    if (
+        who.shape != t.shape[:1]
+        or len(findings) != t.shape[1]
+        or MACRO in findings
+        or len(set(findings)) < len(findings)
+    ):
+        raise DataError(
+            f"Expected {t.shape[0]} patients and {t.shape[1]} different finding names, "
+            f"none of them '{MACRO}'; "
+            f"found {who.shape} patients and {len(findings)} names."
+        )
+    return s, t, who
