@@ -1,0 +1,125 @@
+"""Radiographs from files: PNG and JPEG to greyscale in [0, 1].
+
+Every decoder takes the bytes of a file and returns greyscale; another format is one line in ``DECODERS``
+and one in ``SIGNATURES``.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, JpegImagePlugin, PngImagePlugin
+
+from hilum.errors import ImageError
+from hilum.registry import Registry
+
+DECODERS = Registry(
+    "image format",
+    {
+        ".png": "hilum.images.decode:decode_png",
+        ".jpg": "hilum.images.decode:decode_jpeg",
+        ".jpeg": "hilum.images.decode:decode_jpeg",
+    },
+)
+SIGNATURES = ((".png", 0, b"\x89PNG\r\n\x1a\n"), (".jpg", 0, b"\xff\xd8\xff"), (".dcm", 128, b"DICM"))
+
+MIN_SIDE = 16
+MAX_PIXELS = 100_000_000
+PNG_END = b"IEND\xaeB`\x82"
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
+
+
+def read_image(path: Path) -> NDArray[np.float32]:
+    """Read a radiograph as greyscale (H, W) in [0, 1].
+
+    The format is told from the content, not from the suffix. Colour becomes luminance (ITU-R BT.601),
+    transparency is laid on black, 16-bit grey is divided by 65535.
+    Raises ``ImageError`` with the path and the reason: absent, empty, wrong format, truncated, too small
+    (a side under 16 px) or too large (over 100 million pixels).
+    """
+    try:
+        return decode(read_bytes(path))
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file; raises ``ImageError`` with the reason alone."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError("absent: there is no such file") from None
+    except OSError as error:
+        raise ImageError(f"unreadable: {error.strerror or error}") from None
+
+
+def decode(data: bytes) -> NDArray[np.float32]:
+    """Decode the bytes of an image file to greyscale (H, W) in [0, 1]; raises ``ImageError``, reason alone."""
+    image: NDArray[np.float32] = DECODERS.load(detect_format(data))(data)
+    return image
+
+
+def detect_format(data: bytes) -> str:
+    """Return the suffix in ``DECODERS`` that the content calls for; raises ``ImageError``."""
+    if not data:
+        raise ImageError("empty file")
+    found = next((s for s, at, magic in SIGNATURES if data[at : at + len(magic)] == magic), "another")
+    if found not in DECODERS:
+        raise ImageError(f"wrong format: expected content of {', '.join(DECODERS)}; found {found}")
+    return found
+
+
+def decode_png(data: bytes) -> NDArray[np.float32]:
+    """PNG of 1 to 16 bits, grey, palette or colour; 16-bit colour is read at 8 bits."""
+    if PNG_END not in data:
+        raise ImageError("truncated or damaged: the PNG has no end")
+    return _decode(PngImagePlugin.PngImageFile, data)
+
+
+def decode_jpeg(data: bytes) -> NDArray[np.float32]:
+    """JPEG, grey, colour or CMYK."""
+    return _decode(JpegImagePlugin.JpegImageFile, data)
+
+
+def _decode(opener: type[Image.Image], data: bytes) -> NDArray[np.float32]:
+    try:
+        with opener(BytesIO(data)) as image:  # type: ignore[call-arg]
+            _check_size(*image.size)
+            image.draft("L", image.size)
+            image.load()
+            return _greyscale(image)
+    except ImageError:
+        raise
+    except BROKEN as error:
+        raise ImageError(f"truncated or damaged: {error}") from None
+
+
+def _check_size(width: int, height: int) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(f"too small: expected at least {MIN_SIDE} px a side; found {width} × {height}")
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"too large: expected at most {MAX_PIXELS:,} px; found {width} × {height}")
+
+
+def _greyscale(image: Image.Image) -> NDArray[np.float32]:
+    if image.mode.startswith("I"):
+        return np.asarray(image).astype(np.float32) / np.float32(65535)
+    if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.composite(rgba, Image.new("RGBA", rgba.size, "black"), rgba.getchannel("A"))
+    return np.asarray(image.convert("L"), np.float32) / np.float32(255)
