@@ -41,13 +41,6 @@ class Estimate:
     findings: int = 1
 
 
-@dataclass(frozen=True)
-class Difference(Estimate):
-    """A figure of one arm minus that of another on the same patients, with a two-sided bootstrap p value."""
-
-    p: float = float("nan")
-
-
 Table = dict[str, dict[str, Estimate]]
 Statistic = Callable[[NDArray[Any]], Floats]
 
@@ -63,6 +56,11 @@ class Resampled:
     def values(self) -> Floats:
         """Mean over the seeds (K,)."""
         return self.seeds.mean(axis=0)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation between seeds of the first figure; NaN for one seed."""
+        return float(self.seeds[:, 0].std(ddof=1)) if len(self.seeds) > 1 else float("nan")
 
 
 def patient_weights(patients: ArrayLike, resamples: int, rng: np.random.Generator) -> Weights:
@@ -123,11 +121,7 @@ class Figure:
         """Return the value with its interval."""
         low, high = interval(self.sample.resamples[:, 0], level)
         value = float(self.sample.values[0])
-        return Estimate(value, low, high, self.n, self.positives, _sd(self.sample.seeds), self.findings)
-
-    def difference(self, level: float = LEVEL) -> Difference:
-        """Return the value with its interval and the p value against 0."""
-        return Difference(**vars(self.estimate(level)), p=two_sided_p(self.sample.resamples[:, 0]))
+        return Estimate(value, low, high, self.n, self.positives, self.sample.spread, self.findings)
 
 
 def macro(sample: Resampled) -> Resampled:
@@ -165,11 +159,11 @@ def evaluate_classification(
     whose figure exists; its resamples are the same patients for every finding and seed.
     Raises ``DataError`` and ``UnknownName``.
     """
-    s, t, who = _check(scores, targets, patients, findings)
+    s, t, who = check_seeds(scores, targets, patients, findings)
     table: Table = {name: {} for name in (*findings, MACRO)}
     for metric in metrics:
-        sample = resample(_statistic(metric, s, t), who, resamples, seed)
-        for name, figure in _figures(sample, t, findings).items():
+        sample = resample(classification_statistic(metric, s, t), who, resamples, seed)
+        for name, figure in figures_of(sample, t, findings).items():
             table[name][metric] = figure.estimate(level)
     return table
 
@@ -192,7 +186,7 @@ def evaluate_sites(
     a finding takes the sites where its figure exists, and its resamples draw patients within each site; its
     ``findings`` counts (site, finding) pairs. Scores of different sites are never ranked against each other.
     """
-    s, t, who = _check(scores, targets, patients, findings)
+    s, t, who = check_seeds(scores, targets, patients, findings)
     where = np.asarray(sites).astype(str)
     if where.shape != who.shape or MACRO in where:
         raise DataError(f"Expected {len(who)} site names, none of them '{MACRO}'; found shape {where.shape}.")
@@ -202,9 +196,9 @@ def evaluate_sites(
         parts = []
         for site in names:
             rows = where == site
-            statistic = _statistic(metric, s[:, rows], t[rows])
+            statistic = classification_statistic(metric, s[:, rows], t[rows])
             sample = resample(statistic, who[rows], resamples, derive_seed(seed, site))
-            parts.append(_figures(sample, t[rows], findings))
+            parts.append(figures_of(sample, t[rows], findings))
         for name in (*findings, MACRO):
             for site, part in zip(names, parts, strict=True):
                 tables[site][name][metric] = part[name].estimate(level)
@@ -212,51 +206,14 @@ def evaluate_sites(
     return tables
 
 
-def paired_difference(
-    scores_a: ArrayLike,
-    scores_b: ArrayLike,
-    targets: ArrayLike,
-    patients: ArrayLike,
-    findings: Sequence[str],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    metrics: Sequence[str] = tuple(METRICS),
-    level: float = LEVEL,
-) -> dict[str, dict[str, Difference]]:
-    """Return metric(a) - metric(b), per finding and macro, on the same resamples of the same patients.
-
-    Shapes as in ``evaluate_classification``; a and b may differ in their number of seeds, and ``sd`` is the
-    spread of the seed-by-seed differences where they do not. ``p`` is two-sided: twice the smaller share of
-    resamples at or beyond 0, with one added to count and total (Davison and Hinkley 1997, eq. 4.11).
-    """
-    a, t, who = _check(scores_a, targets, patients, findings)
-    b, _, _ = _check(scores_b, targets, patients, findings)
-    table: dict[str, dict[str, Difference]] = {name: {} for name in (*findings, MACRO)}
-    for metric in metrics:
-        first = resample(_statistic(metric, a, t), who, resamples, seed)
-        second = resample(_statistic(metric, b, t), who, resamples, seed)
-        sample = _subtract(first, second)
-        for name, figure in _figures(sample, t, findings).items():
-            table[name][metric] = figure.difference(level)
-    return table
-
-
-def two_sided_p(differences: ArrayLike) -> float:
-    """Return the two-sided bootstrap p value of resampled differences (R,) against 0; NaN without any."""
-    d = np.asarray(differences, dtype=np.float64)
-    d = d[~np.isnan(d)]
-    if not len(d):
-        return float("nan")
-    return float(min(1.0, 2 * (1 + min((d <= 0).sum(), (d >= 0).sum())) / (len(d) + 1)))
-
-
-def _statistic(metric: str, scores: Floats, targets: Floats) -> Statistic:
+def classification_statistic(metric: str, scores: Floats, targets: Floats) -> Statistic:
+    """Return the statistic of a registered metric on scores (S, N, C) and targets (N, C)."""
     function = METRICS.load(metric)
     return lambda weights: np.stack([function(s, targets, weights) for s in scores], axis=1)
 
 
-def _figures(sample: Resampled, targets: Floats, findings: Sequence[str]) -> dict[str, Figure]:
+def figures_of(sample: Resampled, targets: Floats, findings: Sequence[str]) -> dict[str, Figure]:
+    """Return the figure of each finding and their macro."""
     n, positives = (~np.isnan(targets)).sum(axis=0), (targets == 1).sum(axis=0)
     figures = {
         name: Figure(
@@ -279,19 +236,10 @@ def _mean_figure(figures: Sequence[Figure]) -> Figure:
     return Figure(macro(sample), n, positives, findings)
 
 
-def _subtract(a: Resampled, b: Resampled) -> Resampled:
-    paired = len(a.seeds) == len(b.seeds)
-    seeds = a.seeds - b.seeds if paired else (a.values - b.values)[None]
-    return Resampled(seeds, a.resamples - b.resamples)
-
-
-def _sd(seeds: Floats) -> float:
-    return float(seeds.std(ddof=1)) if len(seeds) > 1 else float("nan")
-
-
-def _check(
+def check_seeds(
     scores: ArrayLike, targets: ArrayLike, patients: ArrayLike, findings: Sequence[str]
 ) -> tuple[Floats, Floats, NDArray[Any]]:
+    """Return scores (S, N, C), targets (N, C) and patients (N,); raises ``DataError``."""
     s = np.asarray(scores, dtype=np.float64)
     s = s[None] if s.ndim == 2 else s
     if s.ndim != 3 or not len(s):

@@ -1,0 +1,136 @@
+"""Localization tables: every figure of every finding with its interval, beside its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hilum.errors import DataError
+from hilum.evaluation.bootstrap import LEVEL, MACRO, Resampled, interval, macro, resample
+from hilum.evaluation.controls import centre_prior_control, gaussian_prior_control, random_map_control
+from hilum.evaluation.maps import ACCURACIES, THRESHOLD, Boxes, Floats, mean_known, measure
+
+
+@dataclass(frozen=True)
+class LocalizationEstimate:
+    """A localization figure over ``n`` images with boxes, its interval, and what blind maps reach.
+
+    ``random_map``: maps of noise; ``centre_prior``: for each image the average box map of the finding's
+    *other* patients; ``gaussian_prior``: one Gaussian in the middle of the image. A map that does not beat them
+    has not looked at the image. For a macro, ``n`` counts (image, finding) pairs over ``findings``.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    random_map: float
+    centre_prior: float
+    gaussian_prior: float
+    sd: float = float("nan")
+    findings: int = 1
+
+
+def evaluate_localization(
+    maps: ArrayLike,
+    boxes: Boxes,
+    patients: ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    threshold: float = THRESHOLD,
+    accuracies: Sequence[float] = ACCURACIES,
+    level: float = LEVEL,
+) -> dict[str, LocalizationEstimate]:
+    """Return every figure of ``measure`` for one finding, with patient-bootstrap intervals and controls.
+
+    ``maps`` (N, H, W) or, for S training seeds, (S, N, H, W); ``boxes`` of the finding per image, images
+    without any are left out; ``patients`` (N,); the controls use the same grid and threshold as the maps.
+    Raises ``DataError``.
+    """
+    found = evaluate_findings(
+        np.asarray(maps)[..., None, :, :],
+        {"": boxes},
+        patients,
+        resamples=resamples,
+        seed=seed,
+        threshold=threshold,
+        accuracies=accuracies,
+        level=level,
+    )
+    return found[""]
+
+
+def evaluate_findings(
+    maps: ArrayLike,
+    boxes: Mapping[str, Boxes],
+    patients: ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    threshold: float | Mapping[str, float] = THRESHOLD,
+    accuracies: Sequence[float] = ACCURACIES,
+    level: float = LEVEL,
+) -> dict[str, dict[str, LocalizationEstimate]]:
+    """Return ``evaluate_localization`` of each finding, and of ``'macro'``, their mean on the same resamples.
+
+    ``maps`` (N, C, H, W) or (S, N, C, H, W); ``boxes`` names the C findings in order, each with the boxes of
+    the N images; ``threshold`` one for all, or by finding. Raises ``DataError``.
+    """
+    m = np.asarray(maps, dtype=np.float64)
+    m = m[None] if m.ndim == 4 else m
+    who = np.asarray(patients)
+    if m.ndim != 5 or m.shape[2] != len(boxes) or who.shape != m.shape[1:2] or MACRO in boxes:
+        raise DataError(
+            f"Expected maps (images, {len(boxes)} findings, height, width), a patient for each image and no "
+            f"finding named '{MACRO}'; found maps {m.shape} and patients {who.shape}."
+        )
+    cuts = {f: threshold[f] if isinstance(threshold, Mapping) else threshold for f in boxes}
+    figures, controls = [], {}
+    for column, (finding, given) in enumerate(boxes.items()):
+        measured = [measure(one[:, column], given, cuts[finding], accuracies) for one in m]
+        figures.append(np.stack([np.stack(list(values.values()), axis=-1) for values in measured]))
+        grid = (given, m.shape[3:], cuts[finding], accuracies)
+        controls[finding] = (
+            random_map_control(*grid, seed=seed),
+            centre_prior_control(*grid, patients=who),
+            gaussian_prior_control(*grid),
+        )
+    values = np.stack(figures, axis=-1)
+    names = list(next(iter(controls.values()))[0])
+    sample = resample(lambda w: _weighted_means(w, values), who, resamples, seed)
+    counts = (~np.isnan(values)).any(axis=0).sum(axis=0)
+    table: dict[str, dict[str, LocalizationEstimate]] = {name: {} for name in (*boxes, MACRO)}
+    for k, name in enumerate(names):
+        columns = slice(k * len(boxes), (k + 1) * len(boxes))
+        part = Resampled(sample.seeds[:, columns], sample.resamples[:, columns])
+        beside = np.array([[control[name] for control in controls[f]] for f in boxes])
+        exists = ~np.isnan(part.values)
+        for c, finding in enumerate(boxes):
+            one = Resampled(part.seeds[:, c : c + 1], part.resamples[:, c : c + 1])
+            table[finding][name] = _estimate(one, int(counts[k, c]), beside[c], 1, level)
+        means = np.array([mean_known(column) for column in beside[exists].T])
+        table[MACRO][name] = _estimate(macro(part), int(counts[k].sum()), means, int(exists.sum()), level)
+    return table
+
+
+def _weighted_means(weights: NDArray[np.generic], values: Floats) -> Floats:
+    # (R, N) and (S, N, ...) to (R, S, K): K trailing figures, NaN images left out.
+        flat = values.reshape(*values.shape[:2], -1)
+    known = ~np.isnan(flat)
+    w = weights.astype(np.float64)
+    total = np.stack([w @ np.where(k, v, 0) for k, v in zip(known, flat, strict=True)], axis=1)
+    count = np.stack([w @ k.astype(np.float64) for k in known], axis=1)
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+
+def _estimate(
+    sample: Resampled, n: int, controls: Floats, findings: int, level: float
+) -> LocalizationEstimate:
+    low, high = interval(sample.resamples[:, 0], level)
+    random_map, centre, gaussian = (float(c) for c in controls)
+    value = float(sample.values[0])
+    return LocalizationEstimate(value, low, high, n, random_map, centre, gaussian, sample.spread, findings)
