@@ -19,8 +19,8 @@ class LocalizationEstimate:
     """A localization figure over ``n`` images with boxes, its interval, and what blind maps reach.
 
     ``random_map``: maps of noise; ``centre_prior``: for each image the average box map of the finding's
-    *other* patients; ``gaussian_prior``: one Gaussian in the middle of the image. A map that does not beat them
-    has not looked at the image. For a macro, ``n`` counts (image, finding) pairs over ``findings``.
+    *other* patients; ``gaussian_prior``: one Gaussian in the middle of the image. A map that does not beat
+    them has not looked at the image. For a macro, ``n`` counts (image, finding) pairs over ``findings``.
     """
 
     value: float
@@ -119,7 +119,7 @@ def evaluate_findings(
 
 def _weighted_means(weights: NDArray[np.generic], values: Floats) -> Floats:
     # (R, N) and (S, N, ...) to (R, S, K): K trailing figures, NaN images left out.
-        flat = values.reshape(*values.shape[:2], -1)
+    flat = values.reshape(*values.shape[:2], -1)
     known = ~np.isnan(flat)
     w = weights.astype(np.float64)
     total = np.stack([w @ np.where(k, v, 0) for k, v in zip(known, flat, strict=True)], axis=1)

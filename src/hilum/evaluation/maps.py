@@ -111,7 +111,10 @@ def measure(
 def tune_threshold(
     maps: ArrayLike, boxes: Boxes, candidates: Iterable[float] = tuple(k / 20 for k in range(1, 20))
 ) -> float:
-    """Return the threshold with the highest mean ``iou``, the lowest of equals; for validation images only."""
+    """Return the threshold with the highest mean ``iou``, the lowest of equals.
+
+    Tune on validation images only.
+    """
     m, b = check_maps(maps, boxes)
     covered = covers(b, m.shape[1:])
     values = {t: mean_known(_iou(m, covered, t)) for t in candidates}
