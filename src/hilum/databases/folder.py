@@ -110,13 +110,7 @@ def _optional(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _check_rows(database: str, table: pd.DataFrame) -> None:
-    for column in ("image", "patient"):
-        blank = table[column].fillna("").str.strip() == ""
-        if blank.any():
-            raise DataError(
-                f"{database}: expected a value of \"{column}\" in every row of '{LABELS}'; found none in the "
-                f"rows {layout.rows_of(blank)}. Fill in or remove them."
-            )
+    layout.require_values(database, LABELS, table, ("image", "patient"))
     repeated = table["image"].duplicated(keep=False)
     if repeated.any():
         raise DataError(

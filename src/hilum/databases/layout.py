@@ -108,6 +108,17 @@ def on_disk(root: Path, paths: Sequence[str]) -> NDArray[np.bool_]:
     return np.fromiter((name in names[folder] for folder, _, name in parts), dtype=bool, count=len(parts))
 
 
+def require_values(database: str, file: str, table: pd.DataFrame, columns: Iterable[str]) -> None:
+    """Raise ``DataError`` with the rows in which a cell of ``columns`` is blank."""
+    for column in columns:
+        blank = table[column].fillna("").str.strip() == ""
+        if blank.any():
+            raise DataError(
+                f"{database}: expected a value of \"{column}\" in every row of '{file}'; found none in "
+                f"the rows {rows_of(blank)}. Fill in or remove them."
+            )
+
+
 def rows_of(which: pd.Series) -> str:
     """Return the first rows in which a boolean column holds, for an error."""
     rows = [str(row) for row in which.index[which]]
@@ -120,8 +131,8 @@ def relative_paths(database: str, file: str, names: pd.Series) -> pd.Series:
     outside = paths.str.contains(r"^(?:/|[A-Za-z]:)|(?:^|/)\.\.(?:/|$)", regex=True)
     if outside.any():
         raise DataError(
-            f"{database}: expected paths relative to the root in '{file}'; found paths that lead out of it in "
-            f"the rows {rows_of(outside)}. Write them relative to the folder of '{file}'."
+            f"{database}: expected paths relative to the root in '{file}'; found paths that lead out of it "
+            f"in the rows {rows_of(outside)}. Write them relative to the folder of '{file}'."
         )
     return paths
 
@@ -129,9 +140,9 @@ def relative_paths(database: str, file: str, names: pd.Series) -> pd.Series:
 def listed(source: str, rows: Iterable[object], reasons: Iterable[str], summary: str) -> list[Problem]:
     """Return one problem a row, at most twenty, after a count of them all where there are several."""
     rows = list(rows)
-    single = [Problem(f"{source} row {row}", reason) for row, reason in zip(rows, reasons, strict=True)]
-    head = [Problem(source, f"{len(rows)} {summary}")] if len(rows) > 1 else []
-    return head + single[:SINGLE_PROBLEMS]
+    first = zip(rows[:SINGLE_PROBLEMS], reasons, strict=False)
+    single = [Problem(f"{source} row {row}", reason) for row, reason in first]
+    return [Problem(source, f"{len(rows)} {summary}"), *single] if len(rows) > 1 else single
 
 
 def absent_problems(source: str, names: pd.Series, present: NDArray[np.bool_]) -> list[Problem]:
@@ -183,9 +194,8 @@ def relative_boxes(source: str, pixels: pd.DataFrame) -> tuple[pd.DataFrame, lis
     ``pixels``: columns image_id, finding, x0, y0, x1, y1, width, height (px of the frame), indexed by row.
     A box that leaves the frame is clipped, and one without area in it is left out; both are problems.
     """
-    corners = pixels[list(CORNERS)].to_numpy(np.float64) / pixels[["width", "height"] * 2].to_numpy(
-        np.float64
-    )
+    frame = pixels[["width", "height"] * 2].to_numpy(np.float64)
+    corners = pixels[list(CORNERS)].to_numpy(np.float64) / np.where(frame > 0, frame, np.nan)
     clipped = np.clip(corners, 0.0, 1.0)
     area = (
         (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1]) & np.isfinite(corners).all(axis=1)
