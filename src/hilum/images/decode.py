@@ -69,7 +69,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(data: bytes) -> NDArray[np.float32]:
-    """Decode the bytes of an image file to greyscale (H, W) in [0, 1]; raises ``ImageError``, reason alone."""
+    """Decode the bytes of an image file to greyscale (H, W) in [0, 1]; raises ``ImageError``."""
     image: NDArray[np.float32] = DECODERS.load(detect_format(data))(data)
     return image
 

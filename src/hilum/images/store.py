@@ -77,12 +77,11 @@ class Store:
             directory.mkdir(parents=True, exist_ok=True)
             self._file = os.open(directory / "pixels.u8", os.O_RDWR | os.O_CREAT, 0o666)
             self._index = sqlite3.connect(directory / "index.sqlite", LOCK_SECONDS, isolation_level=None)
-            with self._transaction():
-                for statement in SCHEMA:
-                    self._index.execute(statement)
-                if self._slot(NOTHING) is None:
-                    self._append(NOTHING, np.zeros((size, size), np.uint8), Frame(0, 0, 1, 1))
-            self._check_length()
+            try:
+                self._prepare()
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         """Close the index and the file of slots."""
@@ -129,6 +128,14 @@ class Store:
         """Map every slot, read-only (slots, size, size)."""
         slots = os.fstat(self._file).st_size // self.size**2
         return np.memmap(self.directory / "pixels.u8", np.uint8, "r", shape=(slots, self.size, self.size))
+
+    def _prepare(self) -> None:
+        with self._transaction():
+            for statement in SCHEMA:
+                self._index.execute(statement)
+            if self._slot(NOTHING) is None:
+                self._append(NOTHING, np.zeros((self.size, self.size), np.uint8), Frame(0, 0, 1, 1))
+            self._check_length()
 
     def _slot(self, key: str) -> int | None:
         row = self._index.execute("SELECT slot FROM contents WHERE key = ?", (key,)).fetchone()
