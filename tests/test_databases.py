@@ -1,0 +1,133 @@
+"""Contract: what every database of the registry keeps to, on its own replica."""
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hilum.databases import DATABASES
+from hilum.databases.manifest import IMAGE_COLUMNS, Card, Manifest
+from hilum.errors import DataError
+
+ONE_IMAGE_A_PATIENT = {"shenzhen", "tbx11k"}
+POSITIVES_ONLY = {"hannover"}
+WITH_BOXES = {"nih14", "tbx11k", "folder"}
+
+
+def load(name):
+    module = DATABASES[name].partition(":")[0]
+    if find_spec(module) is None:
+        pytest.skip(f"{module} is not written yet")
+    return DATABASES.load(name)
+
+
+@pytest.fixture(scope="module", params=list(DATABASES))
+def replica(request, tmp_path_factory):
+    database = load(request.param)
+    root = tmp_path_factory.mktemp(request.param)
+    database.write_replica(root)
+    return request.param, database, root, database.read(root)
+
+
+def digests(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def test_card_is_complete(replica):
+    name, database, _, _ = replica
+    card = database.card
+    assert isinstance(card, Card)
+    assert card.name == name
+    for value in (card.title, card.hospital, card.licence, card.citation, card.labels):
+        assert value.strip()
+    assert DATABASES.summary(name).endswith(".")
+
+
+def test_replica_has_patients_images_and_no_problem(replica):
+    name, _, root, manifest = replica
+    assert isinstance(manifest, Manifest)
+    assert (manifest.database, manifest.root) == (name, root)
+    images_a_patient = manifest.images["patientid"].value_counts()
+    assert len(images_a_patient) >= 12
+    assert (images_a_patient.max() > 1) == (name not in ONE_IMAGE_A_PATIENT)
+    assert manifest.problems == ()
+
+
+def test_columns_and_values(replica):
+    _, _, _, manifest = replica
+    images = manifest.images
+    assert tuple(images.columns) == IMAGE_COLUMNS
+    for column in ("image_id", "path", "patientid"):
+        assert all(isinstance(value, str) and value for value in images[column])
+    assert set(images["view"].dropna()) <= {"PA", "AP", "LATERAL"}
+    assert set(images["official_split"].dropna()) <= {"train", "val", "test"}
+    assert set(images["sex_male"].dropna()) <= {0.0, 1.0}
+    assert images["age_years"].dropna().between(0, 120).all()
+    assert images["age_years"].dtype == images["sex_male"].dtype == np.float64
+    assert list(images.index) == list(manifest.labels.index) == list(range(len(images)))
+
+
+def test_every_image_opens_under_the_root(replica):
+    _, _, _, manifest = replica
+    for path, relative in zip(manifest.paths(), manifest.images["path"], strict=True):
+        assert not Path(relative).is_absolute()
+        if path.suffix.lower() not in (".dcm", ".dicom"):
+            with Image.open(path) as image:
+                image.load()
+
+
+def test_both_classes_of_a_finding(replica):
+    name, _, _, manifest = replica
+    both = [f for f, column in manifest.labels.items() if (column == 1).any() and (column == 0).any()]
+    assert bool(both) == (name not in POSITIVES_ONLY)
+
+
+def test_boxes_lie_on_positive_images(replica):
+    name, _, _, manifest = replica
+    boxes = manifest.boxes
+    if name in WITH_BOXES:
+        assert len(boxes) >= 4
+    assert set(boxes["image_id"]) <= set(manifest.images["image_id"])
+    corners = boxes[["x0", "y0", "x1", "y1"]].to_numpy(float)
+    assert ((corners >= 0) & (corners <= 1)).all()
+    assert (corners[:, :2] < corners[:, 2:]).all()
+    labels = manifest.labels.set_index(manifest.images["image_id"])
+    for box in boxes.itertuples():
+        if box.finding in labels:
+            assert labels.loc[box.image_id, box.finding] in (1, -1)
+
+
+def test_official_split_keeps_patients_together(replica):
+    _, _, _, manifest = replica
+    known = manifest.images.dropna(subset=["official_split"])
+    assert (known.groupby("patientid")["official_split"].nunique() <= 1).all()
+
+
+def test_replica_and_reading_are_deterministic(replica, tmp_path):
+    _, database, root, manifest = replica
+    database.write_replica(tmp_path)
+    assert digests(tmp_path) == digests(root)
+    again = database.read(tmp_path)
+    assert again.images.equals(manifest.images)
+    assert again.labels.equals(manifest.labels)
+    assert again.boxes.equals(manifest.boxes)
+
+
+def test_absent_and_empty_roots_are_errors(replica, tmp_path):
+    name, database, _, _ = replica
+    for root in (tmp_path / "absent", tmp_path):
+        with pytest.raises(DataError, match=f"^{name}: expected"):
+            database.read(root)
+
+
+def test_no_image_on_disk_is_an_error(replica, tmp_path):
+    name, database, _, _ = replica
+    database.write_replica(tmp_path)
+    for path in database.read(tmp_path).paths():
+        path.unlink()
+    with pytest.raises(DataError, match=f"^{name}: expected"):
+        database.read(tmp_path)
