@@ -1,4 +1,4 @@
-"""Patient-level bootstrap: intervals, seeds and paired differences of the figures in a table of findings."""
+"""Patient-level bootstrap: resamples, intervals and the tables of findings and sites made of them."""
 
 from __future__ import annotations
 

@@ -83,38 +83,54 @@ def evaluate_findings(
     m = np.asarray(maps, dtype=np.float64)
     m = m[None] if m.ndim == 4 else m
     who = np.asarray(patients)
-    if m.ndim != 5 or m.shape[2] != len(boxes) or who.shape != m.shape[1:2] or MACRO in boxes:
+    if m.ndim != 5 or m.shape[2] != len(boxes) or who.shape != m.shape[1:2] or not boxes or MACRO in boxes:
         raise DataError(
             f"Expected maps (images, {len(boxes)} findings, height, width), a patient for each image and no "
             f"finding named '{MACRO}'; found maps {m.shape} and patients {who.shape}."
         )
     cuts = {f: threshold[f] if isinstance(threshold, Mapping) else threshold for f in boxes}
-    figures, controls = [], {}
-    for column, (finding, given) in enumerate(boxes.items()):
-        measured = [measure(one[:, column], given, cuts[finding], accuracies) for one in m]
-        figures.append(np.stack([np.stack(list(values.values()), axis=-1) for values in measured]))
-        grid = (given, m.shape[3:], cuts[finding], accuracies)
-        controls[finding] = (
-            random_map_control(*grid, seed=seed),
-            centre_prior_control(*grid, patients=who),
-            gaussian_prior_control(*grid),
-        )
-    values = np.stack(figures, axis=-1)
-    names = list(next(iter(controls.values()))[0])
-    sample = resample(lambda w: _weighted_means(w, values), who, resamples, seed)
+    values = np.stack(
+        [_values(m[:, :, c], boxes[f], cuts[f], accuracies) for c, f in enumerate(boxes)], axis=-1
+    )
+    sample = resample(lambda weights: _weighted_means(weights, values), who, resamples, seed)
     counts = (~np.isnan(values)).any(axis=0).sum(axis=0)
+    controls = [_controls(boxes[f], who, m.shape[3:], cuts[f], accuracies, seed) for f in boxes]
     table: dict[str, dict[str, LocalizationEstimate]] = {name: {} for name in (*boxes, MACRO)}
-    for k, name in enumerate(names):
-        columns = slice(k * len(boxes), (k + 1) * len(boxes))
-        part = Resampled(sample.seeds[:, columns], sample.resamples[:, columns])
-        beside = np.array([[control[name] for control in controls[f]] for f in boxes])
-        exists = ~np.isnan(part.values)
+    for k, name in enumerate(controls[0][0]):
+        part = _columns(sample, k * len(boxes), len(boxes))
+        beside = np.array([[control[name] for control in three] for three in controls])
         for c, finding in enumerate(boxes):
-            one = Resampled(part.seeds[:, c : c + 1], part.resamples[:, c : c + 1])
-            table[finding][name] = _estimate(one, int(counts[k, c]), beside[c], 1, level)
+            table[finding][name] = _estimate(_columns(part, c, 1), int(counts[k, c]), beside[c], 1, level)
+        exists = ~np.isnan(part.values)
         means = np.array([mean_known(column) for column in beside[exists].T])
         table[MACRO][name] = _estimate(macro(part), int(counts[k].sum()), means, int(exists.sum()), level)
     return table
+
+
+def _values(maps: Floats, boxes: Boxes, threshold: float, accuracies: Sequence[float]) -> Floats:
+    measured = [measure(one, boxes, threshold, accuracies) for one in maps]
+    return np.stack([np.stack(list(figures.values()), axis=-1) for figures in measured])
+
+
+def _controls(
+    boxes: Boxes,
+    patients: NDArray[np.generic],
+    shape: tuple[int, int],
+    threshold: float,
+    accuracies: Sequence[float],
+    seed: int,
+) -> tuple[dict[str, float], ...]:
+    grid = (boxes, shape, threshold, accuracies)
+    return (
+        random_map_control(*grid, seed=seed),
+        centre_prior_control(*grid, patients=patients),
+        gaussian_prior_control(*grid),
+    )
+
+
+def _columns(sample: Resampled, start: int, count: int) -> Resampled:
+    chosen = slice(start, start + count)
+    return Resampled(sample.seeds[:, chosen], sample.resamples[:, chosen])
 
 
 def _weighted_means(weights: NDArray[np.generic], values: Floats) -> Floats:

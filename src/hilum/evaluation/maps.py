@@ -13,6 +13,7 @@ from hilum.evaluation.boxes import Floats, check_boxes, connected_boxes, covers,
 THRESHOLD = 0.5
 ACCURACIES = (0.1, 0.25, 0.5)
 FALSE_BELOW = 0.1
+CANDIDATES = tuple(step / 20 for step in range(1, 20))
 
 Boxes = Sequence[ArrayLike]
 Overlaps = list[tuple[Floats, Floats]]
@@ -43,7 +44,7 @@ def iou_boxes(maps: ArrayLike, boxes: Boxes, threshold: float = THRESHOLD) -> Fl
     """Return the largest IoU of a detected and an annotated box, (N,) in [0, 1].
 
     Detected boxes bound the connected components of the thresholded map; T(IoU) accuracy is the share of
-    images above T (Wang et al. 2017, section 4.2). 0 without a detection, NaN without boxes.
+    images above T (Wang et al. 2017). 0 without a detection, NaN without boxes.
     """
     m, b = check_maps(maps, boxes)
     return _largest([pair[0] for pair in _overlaps(m, b, threshold)], b)
@@ -108,9 +109,7 @@ def measure(
     }
 
 
-def tune_threshold(
-    maps: ArrayLike, boxes: Boxes, candidates: Iterable[float] = tuple(k / 20 for k in range(1, 20))
-) -> float:
+def tune_threshold(maps: ArrayLike, boxes: Boxes, candidates: Iterable[float] = CANDIDATES) -> float:
     """Return the threshold with the highest mean ``iou``, the lowest of equals.
 
     Tune on validation images only.
@@ -142,7 +141,7 @@ def check_maps(maps: ArrayLike, boxes: Boxes) -> tuple[Floats, list[Floats]]:
 
 def _pointing(maps: Floats, boxes: Sequence[Floats]) -> Floats:
     height, width = maps.shape[1:]
-    row, column = np.divmod(maps.reshape(len(maps), -1).argmax(axis=1), width)
+    row, column = np.divmod(maps.reshape(len(maps), height * width).argmax(axis=1), width)
     points = np.stack([(column + 0.5) / width, (row + 0.5) / height], axis=1)
     inside = [(b[:, :2] <= p) & (p <= b[:, 2:]) for p, b in zip(points, boxes, strict=True)]
     return _where_boxes([float(hit.all(axis=1).any()) for hit in inside], boxes)

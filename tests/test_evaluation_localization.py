@@ -1,0 +1,220 @@
+"""Localization figures on hand-made maps, exact cover of boxes, and controls that mean what they say."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hilum.errors import DataError
+from hilum.evaluation.boxes import check_boxes, connected_boxes, cover, overlaps
+from hilum.evaluation.controls import (
+    average_box_prior,
+    centre_prior_control,
+    gaussian_prior,
+    random_map_control,
+    random_maps,
+)
+from hilum.evaluation.localization import evaluate_findings, evaluate_localization
+from hilum.evaluation.maps import (
+    box_energy,
+    false_boxes,
+    iobb,
+    iou,
+    iou_boxes,
+    measure,
+    pointing_game,
+    tune_threshold,
+)
+
+SIDES = [1, 2, 3, 5, 8, 10]
+QUARTER = [[0.0, 0.0, 0.5, 0.5]]
+
+
+def heat(*cells, shape=(4, 4)):
+    m = np.zeros((1, *shape))
+    for row, column, value in cells:
+        m[0, row, column] = value
+    return m
+
+
+def box_sets(largest=3):
+    edge = st.integers(0, 24)
+    pair = st.tuples(edge, edge).filter(lambda p: p[0] != p[1]).map(sorted)
+    box = st.tuples(pair, pair).map(lambda b: (b[0][0], b[1][0], b[0][1], b[1][1]))
+    return st.lists(box, min_size=1, max_size=largest).map(lambda b: np.array(b, dtype=float) / 24)
+
+
+@given(boxes=box_sets(), height=st.sampled_from(SIDES), width=st.sampled_from(SIDES))
+@settings(max_examples=60, deadline=None)
+def test_cover_is_exact_for_overlapping_boxes(boxes, height, width):
+    """Oracle: count pixels of a raster on which every cell and box edge falls."""
+    side = 120
+    centre = (np.arange(side) + 0.5) / side
+    raster = np.zeros((side, side), dtype=bool)
+    for x0, y0, x1, y1 in boxes:
+        raster |= ((y0 < centre) & (centre < y1))[:, None] & ((x0 < centre) & (centre < x1))
+    expected = raster.reshape(height, side // height, width, side // width).mean(axis=(1, 3))
+    np.testing.assert_allclose(cover(boxes, (height, width)), expected, atol=1e-12)
+
+
+def test_pointing_game():
+    assert pointing_game(heat((1, 1, 1.0)), [QUARTER]) == 1
+    assert pointing_game(heat((1, 2, 1.0)), [QUARTER]) == 0
+    assert pointing_game(heat((1, 2, 1.0)), [[[0.6, 0.3, 0.7, 0.4], *QUARTER]]) == 1
+    assert pointing_game(heat((0, 0, 1.0), (3, 3, 1.0)), [QUARTER]) == 1  # a tie: the first
+    assert pointing_game(-5 - heat((3, 3, 1.0)), [QUARTER]) == 1
+    assert np.isnan(pointing_game(heat(), [[]]))
+
+
+def test_iou_of_mask_and_boxes():
+    left = np.zeros((1, 4, 4))
+    left[:, :, :2] = 7.0
+    assert iou(left, [QUARTER]) == pytest.approx(0.5)
+    assert iou(left, [[[0, 0, 0.25, 0.5], [0.25, 0, 0.5, 1]]]) == pytest.approx(0.75)
+    assert iou(left, [[[0.0, 0.0, 0.125, 1.0]]]) == pytest.approx(0.25)  # half of a column of cells
+    assert iou(heat((0, 0, 1.0), (0, 1, 0.4)), [QUARTER], 0.3) == pytest.approx(0.5)
+    assert iou(heat((0, 0, 1.0), (0, 1, 0.4)), [QUARTER], 0.5) == pytest.approx(0.25)
+    assert iou(np.ones((1, 4, 4)), [QUARTER]) == 0  # no contrast, no mask
+
+
+def test_connected_boxes_join_sides_not_corners():
+    m = heat((0, 0, 1.0), (0, 1, 1.0), (1, 2, 0.6), (3, 3, 0.2), shape=(4, 8))[0]
+    np.testing.assert_allclose(connected_boxes(m, 0.5), [[0, 0, 0.25, 0.25], [0.25, 0.25, 0.375, 0.5]])
+    assert connected_boxes(np.zeros((4, 4)), 0.5).shape == (0, 4)
+
+
+def test_detected_boxes_against_annotated_ones():
+    two = heat((0, 0, 1.0), (0, 1, 1.0), (0, 2, 1.0), (3, 3, 1.0))
+    assert iobb(two, [QUARTER]) == pytest.approx(2 / 3)
+    assert iou_boxes(two, [QUARTER]) == pytest.approx(2 / 5)
+    assert false_boxes(two, [QUARTER]) == 1
+    assert iobb(heat((0, 0, 1.0)), [QUARTER]) == 1
+    assert [f(heat(), [QUARTER])[0] for f in (iobb, iou_boxes, false_boxes)] == [0, 0, 0]
+    assert np.isnan([f(two, [[]])[0] for f in (iobb, iou_boxes, false_boxes, iou, box_energy)]).all()
+
+
+def test_overlaps_by_hand():
+    ious, ratios = overlaps(np.array([[0, 0, 0.5, 0.5]]), np.array([[0.25, 0.25, 1, 1], [0.6, 0.6, 1, 1]]))
+    np.testing.assert_allclose(ious, [[0.0625 / 0.75, 0]])
+    np.testing.assert_allclose(ratios, [[0.25, 0]])
+
+
+def test_box_energy():
+    assert box_energy(heat((0, 0, 3.0), (3, 3, 1.0)), [QUARTER]) == 0.75
+    assert box_energy(np.full((1, 4, 4), 0.3), [[[0, 0, 0.125, 1], [0, 0, 0.125, 0.5]]]) == pytest.approx(
+        0.125
+    )
+    assert box_energy(heat((0, 0, 3.0), (3, 3, 1.0)) - 1, [QUARTER]) == 0.75
+    assert np.isnan(box_energy(heat(), [QUARTER]))
+
+
+@given(boxes=box_sets(), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_figures_are_shares_and_flip_with_the_image(boxes, seed):
+    maps = random_maps(1, (6, 5), np.random.default_rng(seed))
+    values, flipped = (
+        measure(maps, [boxes]),
+        measure(maps[:, :, ::-1], [1 - boxes[:, [2, 1, 0, 3]] * [1, -1, 1, -1] - [0, 1, 0, 1]]),
+    )
+    for name, value in values.items():
+        assert value[0] >= 0
+        assert name == "false_boxes" or value[0] <= 1 + 1e-12
+    for name in ("box_energy", "iou", "iou_boxes", "iobb"):
+        assert flipped[name][0] == pytest.approx(values[name][0])
+
+
+def test_random_control_is_the_area_and_what_random_maps_reach():
+    boxes = [[[0.25, 0.25, 0.5, 0.75], [0.25, 0.5, 0.75, 0.75]], QUARTER, []]
+    control = random_map_control(boxes, (8, 8))
+    assert control["pointing_game"] == pytest.approx((0.1875 + 0.25) / 2)
+    maps = random_maps(4000, (8, 8), np.random.default_rng(0))
+    hits = [pointing_game(maps, [b] * 4000).mean() for b in boxes[:2]]
+    energy = [box_energy(maps, [b] * 4000).mean() for b in boxes[:2]]
+    assert np.mean(hits) == pytest.approx(control["pointing_game"], abs=0.015)
+    assert np.mean(energy) == pytest.approx(control["box_energy"], abs=0.01)
+    assert control == random_map_control(boxes, (8, 8))
+    assert control["iou"] != random_map_control(boxes, (8, 8), seed=1)["iou"]
+
+
+def test_centre_prior_leaves_the_patient_out():
+    right = [[0.5, 0.5, 1, 1]]
+    prior = average_box_prior([QUARTER, QUARTER, right, []], ["a", "a", "b", "c"], (2, 2))
+    np.testing.assert_allclose(prior[0], [[0, 0], [0, 0.5]])
+    np.testing.assert_allclose(prior[2], [[2 / 3, 0], [0, 0]])
+    assert centre_prior_control([QUARTER] * 3, (4, 4), patients=["a", "b", "c"])["iou"] == 1
+    alone = centre_prior_control([QUARTER, QUARTER], (4, 4), patients=["a", "a"])
+    assert np.isnan(list(alone.values())).all()
+
+
+def test_gaussian_prior_points_at_the_middle():
+    prior = gaussian_prior((5, 7))
+    assert np.unravel_index(prior.argmax(), prior.shape) == (2, 3)
+    np.testing.assert_allclose(prior, prior[::-1, ::-1])
+
+
+def test_threshold_is_tuned_to_the_best_iou():
+    m = heat((0, 0, 1.0), (0, 1, 0.6), (1, 0, 0.6), (1, 1, 0.6), (2, 2, 0.3))
+    assert tune_threshold(m, [QUARTER]) == pytest.approx(0.35)
+
+
+def test_evaluation_beside_its_controls():
+    rng = np.random.default_rng(0)
+    corner = rng.random((40, 2)) * 0.6
+    boxes = [[[x, y, x + 0.3, y + 0.3]] if k % 4 else [] for k, (x, y) in enumerate(corner)]
+    maps = np.array([cover(b, (10, 10)) for b in check_boxes(boxes)])
+    found = evaluate_localization(maps, boxes, np.arange(40) // 2, resamples=200)
+    game = found["pointing_game"]
+    assert (game.value, game.low, game.high, game.n, game.findings) == (1, 1, 1, 30, 1)
+    assert game.random_map == pytest.approx(0.09)
+    assert 0 < game.centre_prior < 1
+    assert found["iou"].low < found["iou"].value < found["iou"].high
+    assert found["iou"].random_map < found["iou"].value
+    blind = np.broadcast_to(gaussian_prior((10, 10)), (40, 10, 10))
+    level = evaluate_localization(blind, boxes, np.arange(40), resamples=20)
+    assert all(f.value == pytest.approx(f.gaussian_prior) for f in level.values())
+
+
+def test_seeds_findings_and_macro():
+    rng = np.random.default_rng(1)
+    maps = random_maps(60, (6, 6), rng).reshape(2, 10, 3, 6, 6)
+    boxes = {
+        "Mass": [QUARTER] * 10,
+        "Edema": [[[0.4, 0.4, 0.9, 0.9]] if k < 5 else [] for k in range(10)],
+        "Hernia": [[]] * 10,
+    }
+    table = evaluate_findings(
+        maps, boxes, np.arange(10), resamples=100, threshold={"Mass": 0.5, "Edema": 0.4, "Hernia": 0.5}
+    )
+    each = [box_energy(m[:, 0], boxes["Mass"]).mean() for m in maps]
+    mass, edema, macro = (table[f]["box_energy"] for f in ("Mass", "Edema", "macro"))
+    assert mass.value == pytest.approx(np.mean(each))
+    assert mass.sd == pytest.approx(np.std(each, ddof=1))
+    assert macro.value == pytest.approx((mass.value + edema.value) / 2)
+    assert (mass.n, edema.n, macro.n, macro.findings) == (10, 5, 15, 2)
+    assert macro.random_map == pytest.approx(0.25)
+    assert np.isnan(table["Hernia"]["iou"].value)
+    assert table["Hernia"]["iou"].n == 0
+    assert table["Edema"]["iou"].value == pytest.approx(
+        np.mean([np.nanmean(iou(m[:, 1], boxes["Edema"], 0.4)) for m in maps])
+    )
+
+
+@pytest.mark.parametrize(
+    ("maps", "boxes", "message"),
+    [
+        (np.full((1, 2, 2), np.nan), [QUARTER], "finite maps"),
+        (np.ones((1, 2, 2)), [QUARTER, QUARTER], "one map"),
+        (np.ones((2, 2)), [QUARTER, QUARTER], "one map"),
+        (np.ones((1, 2, 2)), [[[0, 0, 224, 224]]], "fractions"),
+        (np.ones((1, 2, 2)), [[[0.5, 0, 0.5, 1]]], "fractions"),
+        (np.ones((1, 2, 2)), [[0, 0, 1, 1]], r"\(boxes, 4\)"),
+    ],
+)
+def test_refuses_what_does_not_fit(maps, boxes, message):
+    with pytest.raises(DataError, match=message):
+        iou(maps, boxes)
+
+
+def test_refuses_patients_that_do_not_fit():
+    with pytest.raises(DataError, match="patient for each image"):
+        evaluate_localization(np.ones((2, 4, 4)), [QUARTER, QUARTER], ["a"])
