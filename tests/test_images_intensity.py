@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hilum.errors import ImageError
-from hilum.images.intensity import normalize, percentiles
+from hilum.images.intensity import normalize, percentile
 
 
 def radiograph(top, seed=0, shape=(61, 47)):
@@ -22,16 +22,24 @@ def test_equals_clipping_at_numpy_percentiles(top, low, high):
     expected = np.clip((image - bottom) / (ceiling - bottom), 0, 1)
     result = normalize(image, low, high)
     assert result.dtype == np.float32
-    np.testing.assert_allclose(result, expected, atol=1e-4)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
-@given(st.integers(0, 10_000), st.floats(0, 49), st.floats(51, 100), st.integers(2, 400))
-def test_percentiles_are_within_one_level_of_numpy(seed, low, high, size):
+@given(st.integers(0, 10_000), st.floats(0, 100), st.integers(1, 400))
+def test_percentile_is_that_of_numpy(seed, percent, size):
     values = np.random.default_rng(seed).normal(size=size).astype(np.float32)
-    least, greatest = float(values.min()), float(values.max())
-    found = percentiles(values, low, high, least, greatest)
-    exact = np.percentile(values.astype(np.float64), [low, high])
-    np.testing.assert_allclose(found, exact, atol=2 * (greatest - least) / 65535)
+    exact = np.percentile(values.astype(np.float64), percent)
+    assert percentile(values, percent) == pytest.approx(exact, abs=1e-6)
+
+
+def test_percentile_is_exact_where_the_sample_misses_the_tail():
+    values = np.full(400_000, 0.5, np.float32)
+    values[1:20_000:2] = np.linspace(0, 0.4, 10_000)
+    values[:: 400_000 // 16_384 | 1] = 0
+    values[-1] = 0
+    for percent in (0.5, 3.0, 5.5, 6.0):
+        exact = np.percentile(values.astype(np.float64), percent)
+        assert percentile(values, percent) == pytest.approx(exact, abs=1e-6)
 
 
 @given(st.floats(0.05, 50), st.floats(-100, 100))

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from hilum.errors import ImageError
 
-LEVELS = 65536
+SAMPLE = 16_384
+MARGIN = 0.01
 
 
 def normalize(image: NDArray[np.float32], low: float = 0.5, high: float = 99.5) -> NDArray[np.float32]:
@@ -22,7 +23,7 @@ def normalize(image: NDArray[np.float32], low: float = 0.5, high: float = 99.5) 
     least, greatest = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if not greatest > least:
         raise ImageError("constant image: every pixel has the same value")
-    bottom, top = percentiles(values, low, high, least, greatest)
+    bottom, top = percentile(values, low), -percentile(-values, 100 - high)
     if not top > bottom:
         bottom, top = least, greatest
     scaled = image - np.float32(bottom)
@@ -33,19 +34,19 @@ def normalize(image: NDArray[np.float32], low: float = 0.5, high: float = 99.5) 
     return scaled
 
 
-def percentiles(
-    values: NDArray[np.float32], low: float, high: float, least: float, greatest: float
-) -> tuple[float, float]:
-    """Return two percentiles from a histogram of 65536 levels between the least and the greatest value.
+def percentile(values: NDArray[np.float32], percent: float) -> float:
+    """Return ``numpy.percentile(values, percent)``, some times faster for a low percentile.
 
-    Within (greatest - least) / 65535 of ``numpy.percentile``, many times faster on a whole radiograph.
+    A sample bounds the tail below it, and only the tail is searched.
     """
-    step = (greatest - least) / (LEVELS - 1)
-    levels = (values.ravel() - np.float32(least)) * np.float32(1 / step) + np.float32(0.5)
-    below = np.bincount(np.minimum(levels, LEVELS - 1).astype(np.uint16), minlength=LEVELS).cumsum()
-    positions = np.array([low, high]) / 100 * (values.size - 1)
-    floor = np.floor(positions).astype(np.int64)
-    left = np.searchsorted(below, floor, side="right")
-    right = np.searchsorted(below, np.minimum(floor + 1, values.size - 1), side="right")
-    bottom, top = least + step * (left + (right - left) * (positions - floor))
-    return float(bottom), float(top)
+    values = values.ravel()
+    position = percent / 100 * (values.size - 1)
+    rank = int(position)
+    sample = values[:: values.size // SAMPLE | 1]
+    bound = np.quantile(sample, min(1, percent / 100 + MARGIN))
+    tail = values[values <= bound]
+    if tail.size < rank + 2:
+        tail = values
+    following = min(rank + 1, tail.size - 1)
+    lower, upper = np.partition(tail, (rank, following))[[rank, following]].astype(np.float64)
+    return float(lower + (upper - lower) * (position - rank))
