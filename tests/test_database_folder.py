@@ -91,6 +91,7 @@ def test_boxes_in_a_stated_frame(root):
         (lambda t: t.rename(columns={"Pneumonia": "Pnuemonia"}), 'Did you mean "Pneumonia"'),
         (lambda t: t.rename(columns={"No Finding": "no_finding"}), 'Did you mean "No Finding"'),
         (lambda t: t.drop(columns=["Pneumonia", "Lung Opacity", "No Finding"]), "named after a finding"),
+        (lambda t: t.iloc[:0], "found only its header"),
         (lambda t: pd.concat([t, t.iloc[[3]]]), "repeated images in the rows 5, 22"),
         (lambda t: t.assign(patient=t["patient"].where(t.index != 4)), '"patient" in every row .* rows 6'),
         (lambda t: t.assign(image=t["image"].where(t.index != 4)), '"image" in every row .* rows 6'),
@@ -160,3 +161,10 @@ def test_a_box_on_a_file_of_unreadable_size(root):
     manifest = Folder.read(root)
     assert len(manifest.boxes) == 9
     assert 'Add the columns "width" and "height"' in str(manifest.problems[0])
+
+
+def test_boxes_and_masks_of_nothing(root):
+    for file in ("boxes.csv", "masks.csv"):
+        rewrite(root, pd.read_csv(root / file).iloc[:0], file)
+    manifest = Folder.read(root)
+    assert (len(manifest.boxes), len(manifest.masks), manifest.problems) == (0, 0, ())

@@ -42,7 +42,7 @@ def read_table(database: str, path: Path, columns: Iterable[str]) -> pd.DataFram
     """Read a CSV as text; the index is the row in the file, where the header is row 1.
 
     Blank cells are NaN. Raises ``DataError`` for a missing column (with the nearest one found), a file
-    that is not UTF-8, not separated by commas, ragged or without rows.
+    that is not UTF-8, not separated by commas, ragged or empty.
     """
     try:
         with warnings.catch_warnings():
@@ -70,10 +70,7 @@ def read_table(database: str, path: Path, columns: Iterable[str]) -> pd.DataFram
     table.columns = table.columns.str.strip()
     _require_columns(database, path.name, list(table.columns), columns)
     table.index = pd.RangeIndex(2, 2 + len(table))
-    table = table.dropna(how="all")
-    if table.empty:
-        raise DataError(f"{database}: expected rows in '{path.name}'; found only its header.")
-    return table
+    return table.dropna(how="all")
 
 
 def _require_columns(database: str, file: str, found: list[str], expected: Iterable[str]) -> None:
@@ -155,6 +152,8 @@ def absent_problems(source: str, names: pd.Series, present: NDArray[np.bool_]) -
 
 def require_images(database: str, present: NDArray[np.bool_], root: Path, where: str) -> None:
     """Raise ``DataError`` unless at least one image is on disk."""
+    if len(present) == 0:
+        raise DataError(f"{database}: expected images in the label file of '{root}'; found only its header.")
     if not present.any():
         raise DataError(
             f"{database}: expected images as {where} in '{root}'; found none of the {len(present)} listed. "
