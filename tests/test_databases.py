@@ -14,7 +14,7 @@ from hilum.errors import DataError
 
 ONE_IMAGE_A_PATIENT = {"shenzhen", "tbx11k"}
 POSITIVES_ONLY = {"hannover"}
-WITH_BOXES = {"nih14", "tbx11k", "folder"}
+WITH_BOXES = {"nih14", "tbx11k", "folder", "phantom"}
 
 
 def load(name):
@@ -131,3 +131,12 @@ def test_no_image_on_disk_is_an_error(replica, tmp_path):
         path.unlink()
     with pytest.raises(DataError, match=f"^{name}: expected"):
         database.read(tmp_path)
+
+
+def test_the_reference_page_has_the_row_of_the_card(replica):
+    name, database, _, _ = replica
+    page = Path(__file__).parents[1] / "docs" / "reference" / "databases.md"
+    card = database.card
+    counts = [f"{count:,}" if count else "–" for count in (card.images, card.patients)]
+    row = f"| `{name}` | {card.title} | {' | '.join(counts)} | {card.licence} |"
+    assert row in page.read_text(encoding="utf-8").splitlines()
