@@ -1,0 +1,1 @@
+"""Phantom hospitals: synthetic chest radiographs with exact boxes and masks."""
