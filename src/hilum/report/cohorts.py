@@ -1,0 +1,107 @@
+"""What the sites hold: label spaces, and what was left out, without naming an image."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from hilum.report.read import RunDirectory, SiteFacts
+
+IMAGE_FILE = re.compile(r"[^\s'\"]+\.(?:png|jpe?g|dcm|dicom|npy|tiff?)\b", re.IGNORECASE)
+HIDDEN = "…"
+KINDS = 12
+
+
+@dataclass(frozen=True)
+class LabelCell:
+    """Labels of one finding at one site, over all images and in the test split."""
+
+    positive: int
+    negative: int
+    uncertain: int
+    unknown: int
+    test_positive: int
+    test_negative: int
+
+    @property
+    def known(self) -> int:
+        """Images with a label, uncertain ones included."""
+        return self.positive + self.negative + self.uncertain
+
+    @property
+    def total(self) -> int:
+        """All images."""
+        return self.known + self.unknown
+
+    @property
+    def one_class(self) -> str:
+        """Say so where only one class is there."""
+        if not self.positive and not self.negative:
+            return ""
+        return "positives only" if not self.negative else "negatives only" if not self.positive else ""
+
+
+def label_spaces(run: RunDirectory) -> dict[str, list[LabelCell]]:
+    """Return finding → one cell a site, in the order of ``run.sites``."""
+    return {f: [_cell(site, f) for site in run.sites] for f in run.run.findings}
+
+
+def _cell(site: SiteFacts, finding: str) -> LabelCell:
+    raw, test = site.counts(finding), site.counts(finding, "test")
+    return LabelCell(
+        raw["positive"],
+        raw["negative"],
+        raw["uncertain"],
+        raw["unknown"],
+        test["positive"],
+        test["negative"],
+    )
+
+
+def one_class_sites(run: RunDirectory) -> list[SiteFacts]:
+    """Return sites whose every labelled finding has positives only."""
+    spaces = label_spaces(run)
+    cells = {s.name: [row[i] for row in spaces.values() if row[i].known] for i, s in enumerate(run.sites)}
+    return [
+        s for s in run.sites if cells[s.name] and all(c.one_class == "positives only" for c in cells[s.name])
+    ]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """How often a reason kept images of a site out; ``more`` counts the rarer reasons."""
+
+    site: str
+    reasons: list[tuple[str, int]]
+    total: int
+    more: int
+
+
+def left_out(run: RunDirectory) -> list[LeftOut]:
+    """Return counts by site and reason: the places (file names, rows) stay in the run directory."""
+    ids = run.image_ids()
+    return [
+        _count(site.name, [_anonymous(one["reason"], ids | {one.get("where", "")}) for one in site.left_out])
+        for site in run.sites
+    ]
+
+
+def problems(run: RunDirectory) -> list[LeftOut]:
+    """Return what the reading of each database complained about, by reason."""
+    ids = run.image_ids()
+    return [
+        _count(site.name, [_anonymous(p.partition(": ")[2] or p, ids) for p in site.problems])
+        for site in run.sites
+    ]
+
+
+def _count(site: str, reasons: list[str]) -> LeftOut:
+    ranked = Counter(reasons).most_common()
+    return LeftOut(site, ranked[:KINDS], len(reasons), sum(n for _, n in ranked[KINDS:]))
+
+
+def _anonymous(reason: str, ids: set[str]) -> str:
+    """Hide image files, and words that are ids of images, in a reason."""
+    reason = IMAGE_FILE.sub(HIDDEN, reason)
+    return " ".join(HIDDEN if word.strip("'\".,;:()") in ids else word for word in reason.split())

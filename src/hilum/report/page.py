@@ -1,0 +1,107 @@
+"""One HTML file from a run directory: styles, script and pictures inside, nothing loaded from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from hilum.report import numbers
+from hilum.report.cohorts import label_spaces, left_out, problems
+from hilum.report.heatmaps import Gallery, colour_bar, examples
+from hilum.report.plots import UNIT, difference_axis, learning_curves, score_axis
+from hilum.report.read import MACRO, RunDirectory, read_run
+from hilum.report.results import Figure, Results
+from hilum.report.summary import summarise
+
+TEMPLATES = Path(__file__).parent / "templates"
+LOCALIZATION_METRICS = {
+    "pointing_game": "Pointing game",
+    "iou": "IoU",
+    "iobb": "IoBB",
+    "energy": "Energy in box",
+}
+BADGES = {
+    "phantom": "Phantom (synthetic) data",
+    "real": "Real radiographs",
+    "mixed": "Mixed: real radiographs and phantom (synthetic) data",
+}
+
+
+def write_report(run: Path) -> Path:
+    """Write ``run/report.html`` from a finished run and return its path.
+
+    The file is self-contained, and replaced in one step. It holds pictures of the gallery, but no image id
+    and no patient id. Raises ``RunError`` where the run is absent or not finished.
+    """
+    text = render(read_run(Path(run)))
+    target = Path(run) / "report.html"
+    with NamedTemporaryFile("w", encoding="utf-8", dir=run, suffix=".part", delete=False) as part:
+        part.write(text)
+    Path(part.name).chmod(0o644)
+    return Path(part.name).replace(target)
+
+
+def render(run: RunDirectory) -> str:
+    """Return the report of a run as one HTML page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("count", "percent", "duration", "plural", "listing"):
+        environment.filters[name] = getattr(numbers, name)
+    environment.globals.update(score_text=numbers.score, difference_text=numbers.difference)
+    return environment.get_template("report.html.j2").render(_content(run))
+
+
+def _content(run: RunDirectory) -> dict[str, Any]:
+    results = Results(run)
+    seconds = {arm: sum(r.seconds for r in run.rounds if r.arm == arm) for arm in run.run.arms}
+    return {
+        "run": run,
+        "facts": run.run,
+        "badge": BADGES.get(run.run.data, run.run.data),
+        "results": results,
+        "summary": summarise(run, results),
+        "macro": MACRO,
+        "training": results.training,
+        "outside": [s for s in run.sites if s.outside],
+        "spaces": label_spaces(run),
+        "examples": examples(run),
+        "curves": learning_curves(run),
+        "axis": score_axis(_every_score(results)),
+        "gap_axis": difference_axis(_every_difference(results)),
+        "unit_axis": UNIT,
+        "opponents": [a for a in run.run.arms if a != "federated"],
+        "localization_metrics": LOCALIZATION_METRICS,
+        "localized": _localized(results),
+        "gallery": Gallery(run),
+        "colour_bar": colour_bar(),
+        "left_out": left_out(run),
+        "problems": problems(run),
+        "seconds": seconds,
+    }
+
+
+def _every_score(results: Results) -> Iterator[Figure]:
+    for site in results.run.sites:
+        for arm in results.run.run.arms:
+            yield from (results.of_arm(arm, site, finding) for finding in results.findings)
+
+
+def _every_difference(results: Results) -> Iterator[Figure]:
+    for site in results.run.sites:
+        for arm in results.run.run.arms:
+            yield from (results.difference(arm, site.name, finding) for finding in results.findings)
+
+
+def _localized(results: Results) -> list[tuple[str, str]]:
+    """Pairs (finding, site) with a localization record, macro first."""
+    held = {(r.finding, r.site) for r in results.run.localization}
+    return [(f, s.name) for f in results.findings for s in results.run.sites if (f, s.name) in held]

@@ -1,0 +1,156 @@
+"""Figures looked up by arm and site, each with its n and, where it does not exist, the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+
+from hilum.report.read import ALL_SEEDS, MACRO, Comparison, LocalizationScore, RunDirectory, Score, SiteFacts
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the report: value with interval, n, and the reason where there is no value.
+
+    ``seeds`` are the values of single seeds; ``spread`` those of several models behind a mean that has no
+    interval; ``controls`` the same metric for the random map and the centre prior.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    positives: int | None = None
+    reason: str = ""
+    seeds: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
+    controls: tuple[float | None, float | None] = (None, None)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of ``metrics.json`` by arm, site, finding and metric."""
+
+    run: RunDirectory
+    _scores: dict[tuple[object, ...], Score] = field(init=False, repr=False)
+    _maps: dict[tuple[object, ...], LocalizationScore] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_scores", {_key(s): s for s in self.run.scores})
+        object.__setattr__(self, "_maps", {_key(s): s for s in self.run.localization})
+
+    @property
+    def training(self) -> list[SiteFacts]:
+        """Sites that were trained on."""
+        return [s for s in self.run.sites if not s.outside]
+
+    @property
+    def findings(self) -> list[str]:
+        """``macro`` first, then each finding of the study."""
+        return [MACRO, *self.run.run.findings]
+
+    def score(self, arm: str, model: str, site: str, finding: str, metric: str = "auroc") -> Figure:
+        """Return a classification figure: the mean over seeds, with the values of single seeds."""
+        record = self._over_seeds(self._scores, arm, model, site, finding, metric)
+        if not isinstance(record, Score):
+            return Figure(reason="not computed")
+        seeds = self._single_seeds(self._scores, arm, model, site, finding, metric)
+        return Figure(
+            record.value, record.low, record.high, record.n, record.positives, _why_absent(record), seeds
+        )
+
+    def pointing(self, arm: str, model: str, site: str, finding: str, metric: str) -> Figure:
+        """Return a localization figure with its two controls."""
+        record = self._over_seeds(self._maps, arm, model, site, finding, metric)
+        if not isinstance(record, LocalizationScore):
+            return Figure(reason="not computed")
+        reason = "" if record.value is not None else "no box" if record.n == 0 else "not computed"
+        seeds = self._single_seeds(self._maps, arm, model, site, finding, metric)
+        controls = (record.random_map, record.centre_prior)
+        return Figure(record.value, record.low, record.high, record.n, None, reason, seeds, controls=controls)
+
+    def of_arm(self, arm: str, site: SiteFacts, finding: str, metric: str = "auroc") -> Figure:
+        """Return what an arm reaches at a site: local means the site's own model.
+
+        At an outside site no model is its own: the mean over the local models stands there, with no
+        interval, and ``spread`` holds each of them.
+        """
+        look_up = self.score if metric in ("auroc", "average_precision") else self.pointing
+        if arm != "local":
+            return look_up(arm, arm, site.name, finding, metric)
+        if not site.outside:
+            return look_up(arm, site.name, site.name, finding, metric)
+        every = [look_up(arm, other.name, site.name, finding, metric) for other in self.training]
+        known = [f for f in every if f.value is not None]
+        if not known:
+            return replace(every[0], value=None) if every else Figure(reason="no local model")
+        values = tuple(f.value for f in known if f.value is not None)
+        return replace(
+            known[0], value=sum(values) / len(values), low=None, high=None, seeds=(), spread=values
+        )
+
+    def difference(self, against: str, site: str, finding: str, metric: str = "auroc") -> Figure:
+        """Return the paired difference federated minus ``against`` at a site."""
+        found = [
+            c
+            for c in self.run.comparisons
+            if (c.against, c.site, c.finding, c.metric, c.arm)
+            == (against, site, finding, metric, "federated")
+        ]
+        chosen: Comparison | None = next((c for c in found if c.seed == ALL_SEEDS), None)
+        if chosen is None and len(self.run.run.seeds) == 1 and found:
+            chosen = found[0]
+        if chosen is None:
+            place = self.run.site(site)
+            alone = against == "local" and place is not None and place.outside
+            return Figure(reason="no local model of its own" if alone else "not computed")
+        reason = "" if chosen.value is not None else "no figure to compare"
+        return Figure(chosen.value, chosen.low, chosen.high, chosen.n, reason=reason)
+
+    def _over_seeds(self, table: dict, *key: str) -> object | None:
+        """The record over all seeds, or that of the only seed."""
+        seeds = self.run.run.seeds
+        return table.get((ALL_SEEDS, *key)) or (table.get((seeds[0], *key)) if len(seeds) == 1 else None)
+
+    def _single_seeds(self, table: dict, *key: str) -> tuple[float, ...]:
+        records = [table.get((seed, *key)) for seed in self.run.run.seeds]
+        return tuple(r.value for r in records if r is not None and r.value is not None)
+
+
+def mean_over(figures: Sequence[Figure]) -> Figure:
+    """Return the unweighted mean of figures from different patients, with its interval.
+
+    The interval combines those of the parts, which are independent because sites share no patients:
+    half-widths add in squares (MOVER; Zou and Donner 2008, Statistics in Medicine 27:1693, eq. 3). It is
+    None where one of the parts has none.
+    """
+    known = [(f.value, f.low, f.high) for f in figures if f.value is not None]
+    if not known:
+        return Figure(reason="no figure at any site")
+    mean = sum(v for v, _, _ in known) / len(known)
+    below = [v - low for v, low, _ in known if low is not None]
+    above = [high - v for v, _, high in known if high is not None]
+    n = sum(f.n or 0 for f in figures if f.value is not None)
+    if len(below) < len(known) or len(above) < len(known):
+        return Figure(mean, n=n)
+    size = len(known)
+    low = mean - sqrt(sum(b * b for b in below)) / size
+    high = mean + sqrt(sum(a * a for a in above)) / size
+    return Figure(mean, low, high, n)
+
+
+def _key(record: Score | LocalizationScore) -> tuple[object, ...]:
+    return (record.seed, record.arm, record.model, record.site, record.finding, record.metric)
+
+
+def _why_absent(record: Score) -> str:
+    if record.value is not None:
+        return ""
+    if record.n == 0:
+        return "no label"
+    if record.finding == MACRO:
+        return "no finding with both classes"
+    if record.positives == 0:
+        return "no positives"
+    return "positives only" if record.positives == record.n else "not computed"

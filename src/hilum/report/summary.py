@@ -1,0 +1,221 @@
+"""The first screen: what was compared, the main result and what to bear in mind, in plain sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hilum.report.cohorts import label_spaces, one_class_sites
+from hilum.report.numbers import count, difference, listing, plural, score
+from hilum.report.read import MACRO, RunDirectory, SiteFacts
+from hilum.report.results import Figure, Results, mean_over
+
+METRIC, POINTING = "auroc", "pointing_game"
+FEW_POSITIVES = 20
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One arm's row of the first table; ``against`` is federated minus this arm."""
+
+    arm: str
+    mean: Figure
+    against: Figure | None
+    pointing: list[Figure]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the first screen shows."""
+
+    compared: list[str]
+    results: list[str]
+    rows: list[Headline]
+    sites: list[str]
+    boxed: list[str]
+    controls: tuple[list[Figure], list[Figure]]
+    cautions: list[str]
+
+
+def summarise(run: RunDirectory, results: Results) -> Summary:
+    """Return the first screen, every number of it taken from ``metrics.json``."""
+    shared = _shared_sites(run, results)
+    boxed = [s for s in run.sites if any(_pointing(results, arm, s).n for arm in run.run.arms)]
+    rows = [_headline(arm, shared, boxed, results) for arm in run.run.arms]
+    best = {s.name: _pointing(results, _lead(run), s) for s in boxed}
+    controls = tuple(
+        [Figure(best[s.name].controls[i], n=best[s.name].n, reason="not computed") for s in boxed]
+        for i in (0, 1)
+    )
+    sentences = [*_scores(run, rows, shared), *_outside(run, results), *_localized(run, boxed, best)]
+    return Summary(
+        _compared(run, results),
+        sentences,
+        rows,
+        [s.name for s in shared],
+        [s.name for s in boxed],
+        (controls[0], controls[1]),
+        _cautions(run, results),
+    )
+
+
+def _shared_sites(run: RunDirectory, results: Results) -> list[SiteFacts]:
+    """Training sites where every arm has a macro figure, so that means are over the same sites."""
+    return [
+        s
+        for s in results.training
+        if all(results.of_arm(arm, s, MACRO).value is not None for arm in run.run.arms)
+    ]
+
+
+def _headline(arm: str, shared: list[SiteFacts], boxed: list[SiteFacts], results: Results) -> Headline:
+    mean = mean_over([results.of_arm(arm, s, MACRO) for s in shared])
+    if arm == "federated":
+        against = None
+    else:
+        parts = [results.difference(arm, s.name, MACRO) for s in shared]
+        complete = bool(parts) and all(p.value is not None for p in parts)
+        against = mean_over(parts) if complete else Figure(reason="not computed at every site")
+    return Headline(arm, mean, against, [_pointing(results, arm, s) for s in boxed])
+
+
+def _pointing(results: Results, arm: str, site: SiteFacts) -> Figure:
+    return results.of_arm(arm, site, MACRO, POINTING)
+
+
+def _lead(run: RunDirectory) -> str:
+    return "federated" if "federated" in run.run.arms else run.run.arms[0]
+
+
+def _compared(run: RunDirectory, results: Results) -> list[str]:
+    facts, outside = run.run, [s for s in run.sites if s.outside]
+    ways = {
+        "local": "local (each hospital trains alone, on its own images)",
+        "pooled": "pooled (all images in one place, which hospitals may not be able to do)",
+        "federated": "federated (images stay where they are; only model updates travel)",
+    }
+    first = (
+        f"One model for {listing(facts.findings)} was trained in {plural(len(facts.arms), 'way')}: "
+        f"{'; '.join(ways.get(arm, arm) for arm in facts.arms)}."
+    )
+    where = (
+        f"Training used {plural(len(results.training), 'site')} "
+        f"({listing([s.name for s in results.training])})"
+    )
+    where += (
+        f"; {listing([s.name for s in outside])} "
+        f"{'was' if len(outside) == 1 else 'were'} never trained on and only tested."
+        if outside
+        else "; no site was kept outside."
+    )
+    seeds = f"Everything was repeated with {plural(len(facts.seeds), 'random seed')}."
+    return [first, f"{where} {seeds} Every figure below is on test patients that no model was trained on."]
+
+
+def _scores(run: RunDirectory, rows: list[Headline], shared: list[SiteFacts]) -> list[str]:
+    if not shared:
+        return ["No training site has a macro AUROC under every arm, so the arms have no common mean."]
+    names = {"local": "each site's own local model", "pooled": "the pooled model"}
+    parts = [f"{names.get(r.arm, f'the {r.arm} model')} {_text(r.mean)}" for r in _federated_first(rows)]
+    where = f"{plural(len(shared), 'training site')} where every arm has one ({listing([s.name for s in shared])})"
+    sentences = [f"Macro AUROC, mean over the {where}: {', '.join(parts)}."]
+    sentences += [
+        f"Federated minus {r.arm}, on the same patients: {_verdict(r.against, r.arm)}"
+        for r in rows
+        if r.against is not None and r.against.value is not None
+    ]
+    return sentences
+
+
+def _federated_first(rows: list[Headline]) -> list[Headline]:
+    order = {"federated": 0, "pooled": 1, "local": 2}
+    return sorted(rows, key=lambda r: order.get(r.arm, 3))
+
+
+def _verdict(figure: Figure, arm: str) -> str:
+    text = difference(figure.value, figure.low, figure.high)
+    if figure.low is None or figure.high is None:
+        return f"{text}, without an interval."
+    if figure.low > 0:
+        return f"{text}. The interval lies above zero: federated does better than {arm} in this run."
+    if figure.high < 0:
+        return f"{text}. The interval lies below zero: federated does worse than {arm} in this run."
+    return f"{text}. The interval includes zero: this run does not show a difference."
+
+
+def _outside(run: RunDirectory, results: Results) -> list[str]:
+    sentences = []
+    for site in (s for s in run.sites if s.outside):
+        figures = {arm: results.of_arm(arm, site, MACRO) for arm in run.run.arms}
+        parts = [f"{arm} {_text(f)}" for arm, f in figures.items() if f.value is not None]
+        why = next((f.reason for f in figures.values() if f.reason), "not computed")
+        text = f"{', '.join(parts)}." if parts else f"no macro AUROC ({why})."
+        sentences.append(f"At the outside site {site.name}: {text}")
+    return sentences
+
+
+def _localized(run: RunDirectory, boxed: list[SiteFacts], best: dict[str, Figure]) -> list[str]:
+    known = [(s, f) for s in boxed if (f := best[s.name]).value is not None]
+    if not known:
+        return ["No test image has a true box with a heat map, so localization could not be measured."]
+    parts = []
+    for site, figure in known:
+        controls = [c for c in figure.controls if c is not None]
+        verdict = ""
+        if controls and figure.low is not None:
+            above = figure.low > max(controls)
+            verdict = ", above both controls" if above else ", not shown to be above both controls"
+        parts.append(
+            f"{score(figure.value, figure.low, figure.high)} at {site.name} "
+            f"({plural(figure.n or 0, 'image')}; random map {score(figure.controls[0])}, "
+            f"centre prior {score(figure.controls[1])}{verdict})"
+        )
+    return [
+        f"Pointing game, the share of images whose hottest point lies in a true box, "
+        f"{_lead(run)} model: {'; '.join(parts)}."
+    ]
+
+
+def _cautions(run: RunDirectory, results: Results) -> list[str]:
+    notes = []
+    if run.run.data != "real":
+        what = "All images are" if run.run.data == "phantom" else "Some sites hold images that are"
+        notes.append(f"{what} synthetic. Their figures show that the software works, nothing about patients.")
+    if len(run.run.seeds) < 3:
+        notes.append(
+            f"Only {plural(len(run.run.seeds), 'seed')}: how much training itself varies is hardly covered."
+        )
+    one_class = one_class_sites(run)
+    if one_class:
+        notes.append(
+            f"{listing([s.name for s in one_class])} {'hold' if len(one_class) > 1 else 'holds'} positives "
+            "only. No AUROC exists there, and a pooled figure could be won by telling hospitals apart."
+        )
+    blank = sum(not cell.known for row in label_spaces(run).values() for cell in row)
+    if blank:
+        total = len(run.run.findings) * len(run.sites)
+        notes.append(
+            f"{count(blank)} of {plural(total, 'pair')} of site and finding are unlabelled. Unknown is not "
+            "negative: those images neither train nor test that finding."
+        )
+    few = [s.name for s in run.sites if _has_few(results, s)]
+    if few:
+        notes.append(f"Fewer than {FEW_POSITIVES} positives or negatives in a test at {listing(few)}.")
+    return [*notes, "A research result. Not a medical device, not for decisions about patients."]
+
+
+def _has_few(results: Results, site: SiteFacts) -> bool:
+    records = [
+        s for s in results.run.scores if s.site == site.name and s.finding != MACRO and s.value is not None
+    ]
+    return any(
+        r.positives is not None and min(r.positives, r.n - r.positives) < FEW_POSITIVES for r in records
+    )
+
+
+def _text(figure: Figure) -> str:
+    if figure.spread:
+        return (
+            f"{score(figure.value)} (mean of {plural(len(figure.spread), 'model')}, "
+            f"{min(figure.spread):.2f} to {max(figure.spread):.2f})"
+        )
+    return score(figure.value, figure.low, figure.high)
