@@ -204,6 +204,17 @@ def test_one_seed_and_no_extras(tmp_path: Path) -> None:
     assert page.crossed == []
 
 
+@pytest.mark.parametrize("arms", [["federated"], ["local"], ["pooled", "federated"]])
+def test_any_choice_of_arms(tmp_path: Path, arms: list[str]) -> None:
+    run = write_fake_run(tmp_path, seeds=1)
+    facts = json.loads((run / "run.json").read_text("utf-8"))
+    (run / "run.json").write_text(json.dumps(facts | {"arms": arms}), "utf-8")
+    page = Page(write_report(run).read_text("utf-8"))
+    assert page.crossed == []
+    assert ("Paired differences" in page.text) == (arms == ["pooled", "federated"])
+    assert {t for t in ("local", "pooled", "federated") if f"{t.capitalize()} hit" in page.text} == set(arms)
+
+
 def test_refuses_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"found no directory.*hilum study"):
         write_report(tmp_path / "absent")

@@ -11,6 +11,7 @@ from hilum.report.results import Figure, Results, mean_over
 
 METRIC, POINTING = "auroc", "pointing_game"
 FEW_POSITIVES = 20
+MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,10 @@ def _compared(run: RunDirectory, results: Results) -> list[str]:
         "pooled": "pooled (all images in one place, which hospitals may not be able to do)",
         "federated": "federated (images stay where they are; only model updates travel)",
     }
+    many = len(facts.findings) > MOST_NAMED
+    findings = plural(len(facts.findings), "finding") if many else listing(facts.findings)
     first = (
-        f"One model for {listing(facts.findings)} was trained in {plural(len(facts.arms), 'way')}: "
+        f"One model for {findings} was trained in {plural(len(facts.arms), 'way')}: "
         f"{'; '.join(ways.get(arm, arm) for arm in facts.arms)}."
     )
     where = (
