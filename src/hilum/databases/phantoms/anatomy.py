@@ -140,7 +140,8 @@ def diaphragm(anatomy: Anatomy, side: int, u: Value) -> Value:
     top = anatomy.dome[0 if side == RIGHT else 1]
     lateral = np.maximum(u - 0.17, 0) / (anatomy.lung_width - 0.17)
     medial = np.maximum(0.17 - u, 0)
-    return top + anatomy.sulcus * lateral * lateral * (0.55 + 0.45 * lateral) + 1.6 * medial * medial
+    inner = 1.6 * medial * medial if side == RIGHT else -0.45 * medial  # the heart rests on the left dome
+    return top + anatomy.sulcus * lateral * lateral * (0.55 + 0.45 * lateral) + inner
 
 
 def lung(anatomy: Anatomy, side: int, u: Plane, y: Plane, edge: float = 0.012) -> Plane:

@@ -105,7 +105,7 @@ def mass(rng: np.random.Generator, lungs: Field, contrast: float) -> None:
     spot = draw_spot(rng, lungs.anatomy, NIH_BOXES["Mass"], fill=1.03)
     lobes = np.float32(0.12) * smooth_field(rng, 22, lungs.size)
     alpha = soft_step(np.float32(0.97) + lobes - lungs.radius(spot), 0.28)
-    lungs.add("Mass", alpha, 0.50 * contrast, 0.5, spot)
+    lungs.add("Mass", alpha, 0.52 * contrast, 0.5, spot)
 
 
 def nodule(rng: np.random.Generator, lungs: Field, contrast: float) -> None:
@@ -115,7 +115,7 @@ def nodule(rng: np.random.Generator, lungs: Field, contrast: float) -> None:
         diameter = float(np.sqrt(spot.width * spot.height))
         spot = spot._replace(width=diameter * rng.uniform(0.9, 1.1), height=diameter)
         alpha = soft_step(np.float32(1) - lungs.radius(spot), 0.45)
-        lungs.add("Nodule", alpha, 0.50 * contrast, 0.5, spot)
+        lungs.add("Nodule", alpha, 0.62 * contrast, 0.5, spot)
 
 
 def effusion(rng: np.random.Generator, lungs: Field, contrast: float) -> None:
@@ -133,7 +133,7 @@ def effusion(rng: np.random.Generator, lungs: Field, contrast: float) -> None:
         level = np.float32(floor) - np.float32(floor - (sulcus - 1.05 * height)) * climb**2
         alpha = soft_step(lungs.y - level, 0.05) * _half(lungs.x, side) * soft_step(climb, 0.1)
         spot = Spot(side, 0.9 * anatomy.lung_width, sulcus - 0.06, width, height)
-        lungs.add("Effusion", alpha, 0.80 * contrast, 0.5, spot)
+        lungs.add("Effusion", alpha, rng.uniform(0.25, 0.62) * contrast, 0.5, spot)
 
 
 def _half(x: Plane, side: int) -> Plane:
@@ -169,7 +169,7 @@ def edema(rng: np.random.Generator, lungs: Field, contrast: float) -> None:
     dy = (lungs.y - np.float32(rng.normal(0.46, 0.02))) * np.float32(1.9 / height)
     wings = soft_step(np.float32(1) - np.sqrt(du * du + dy * dy), 0.9)
     mottle = soft_step(smooth_field(rng, 30, lungs.size) + np.float32(0.8), 2.4)
-    lungs.opacity += np.float32(0.52 * contrast) * wings * (np.float32(0.45) + np.float32(0.55) * mottle)
+    lungs.opacity += np.float32(0.42 * contrast) * wings * (np.float32(0.45) + np.float32(0.55) * mottle)
     lungs.annotate("Edema", wings > 0.4)
 
 
@@ -193,7 +193,7 @@ def tuberculosis(rng: np.random.Generator, lungs: Field, contrast: float) -> Non
         ring = np.abs(lungs.radius(spot._replace(width=0.5 * spot.width, height=0.5 * spot.height)) - 1)
         hollow = soft_step(np.float32(0.5) - radius, 0.3)
         alpha = np.maximum(alpha * (np.float32(1) - np.float32(0.85) * hollow), parabola(ring, 0.5))
-    lungs.opacity += np.float32(0.62 * contrast) * alpha
+    lungs.opacity += np.float32(0.50 * contrast) * alpha
     lungs.annotate("Tuberculosis", envelope > 0.4, spot)
 
 

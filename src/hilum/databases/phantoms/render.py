@@ -180,8 +180,8 @@ def _lung_markings(anatomy: Anatomy, rng: np.random.Generator, pose: Pose, x: Pl
 def _aerated(field: Field, markings: Plane) -> Plane:
     """Return the (negative) density of the lungs: air, less what markings and lesions fill."""
     emptied = np.minimum(field.emptied, 1)
-    filled = markings * (np.float32(1) - emptied) - np.float32(0.18) * emptied
-    filled += np.float32(0.22) * field.pleura
+    filled = markings * (np.float32(1) - emptied) - np.float32(0.26) * emptied
+    filled += np.float32(0.30) * field.pleura
     filled = filled + (np.float32(1) - np.clip(filled, 0, 1)) * np.minimum(field.opacity, 1)
     return np.asarray(np.float32(-0.43) * field.air * (np.float32(1) - filled))
 

@@ -133,7 +133,7 @@ def _write_image(
     hospital: Hospital, root: Path, size: int, contrast: float, seed: int, visit: Visit
 ) -> _Written:
     radiograph = render_visit(hospital, visit, size, contrast, seed)
-    Image.fromarray(radiograph.pixels).save(root / _name(visit), compress_level=1)
+    Image.fromarray(radiograph.pixels).save(root / _name(visit))
     boxes = tuple((_name(visit), box[0], *(round(v * size) for v in box[1:])) for box in radiograph.boxes)
     masks = []
     for finding in known_positives(hospital, visit.findings):
