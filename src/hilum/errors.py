@@ -1,13 +1,13 @@
 """The errors hilum raises on purpose. Each says what was expected, what was found and what to do.
 
-    HilumError
-    ├── StudyError      a study file, or the sites that it names
-    ├── DataError       a database: a label file, a column, a split
-    │   └── ImageError  one radiograph
-    ├── TrainingError   a loss or an update that is not finite
-    ├── RunError        a run directory: absent, incomplete, of another study
-    ├── UnknownName     a name that a registry does not hold
-    └── MissingExtra    an optional dependency
+HilumError
+├── StudyError      a study file, or the sites that it names
+├── DataError       a database: a label file, a column, a split
+│   └── ImageError  one radiograph
+├── TrainingError   a loss or an update that is not finite
+├── RunError        a run directory: absent, incomplete, of another study
+├── UnknownName     a name that a registry does not hold
+└── MissingExtra    an optional dependency
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from typing import Protocol
 class Advance(Protocol):
     """Callable that moves a progress bar."""
 
-    def __call__(self, steps: int = 1, note: str = "") -> None: ...
+    def __call__(self, steps: int = 1, note: str = "") -> None:
+        """Advance by steps, and show a note."""
 
 
 PLAIN_INTERVAL = 15.0

@@ -1,0 +1,1 @@
+"""What a radiograph can show: names, aliases, label policies."""

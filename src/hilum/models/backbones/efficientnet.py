@@ -41,9 +41,7 @@ class SameConv2d(nn.Conv2d):
         left, right, top, bottom = padding
         if left == right and top == bottom:
             return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
-        return F.conv2d(
-            F.pad(x, padding), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
-        )
+        return F.conv2d(F.pad(x, padding), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 class InvertedResidual(nn.Module):

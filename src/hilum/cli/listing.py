@@ -1,0 +1,43 @@
+"""hilum list: the names that a study file may use."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hilum.errors import UnknownName
+from hilum.registry import Registry
+
+KINDS = {
+    "databases": "hilum.databases:DATABASES",
+    "backbones": "hilum.models:BACKBONES",
+    "poolings": "hilum.models:POOLINGS",
+    "losses": "hilum.training.losses:LOSSES",
+    "strategies": "hilum.federation.strategies:STRATEGIES",
+    "runtimes": "hilum.federation.runtimes:RUNTIMES",
+    "metrics": "hilum.evaluation:METRICS",
+    "policies": "hilum.findings.policy:LABEL_POLICIES",
+    "findings": "hilum.findings.vocabulary:FINDINGS",
+}
+
+
+def list_names(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[KIND]", help="One of: " + ", ".join(KINDS) + ".", show_default=False)
+    ] = None,
+) -> None:
+    """List the names that a study file may use: databases, poolings, backbones, strategies, …
+
+    Without KIND, lists all kinds. Nothing heavy is imported.
+    """
+    if kind is not None and kind not in KINDS:
+        raise UnknownName("kind", kind, KINDS)
+    table = Registry("kind", KINDS)
+    for name in [kind] if kind else KINDS:
+        if kind is None:
+            typer.echo(f"{name}:")
+        entries = table.load(name)
+        for entry in entries:
+            summary = entries.summary(entry) if isinstance(entries, Registry) else ""
+            typer.echo(f"  {entry:<20} {summary}".rstrip())

@@ -1,0 +1,1 @@
+"""Federated learning: strategies, the round loop, runtimes."""

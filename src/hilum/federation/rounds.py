@@ -1,0 +1,109 @@
+"""The round loop: written once, whatever the strategy and the runtime. Every round ends in a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hilum.errors import RunError
+from hilum.federation.messages import ServerState, Task, check_reply
+from hilum.federation.runtimes.in_process import InProcess
+from hilum.federation.strategies.fedavg import FedAvg
+from hilum.training.loop import smoothed_prior
+from hilum.training.state import State, load_state, save_state, write_atomically
+
+KEPT_ROUNDS = 2
+OnRound = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class RoundsPlan:
+    """Number of rounds, and after how many of them the validation loss is measured."""
+
+    rounds: int
+    validate_every: int = 5
+
+
+def run_rounds(
+    strategy: FedAvg, runtime: InProcess, initial: State, plan: RoundsPlan, directory: Path, on_round: OnRound
+) -> ServerState:
+    """Run or resume all rounds; return the final server state. ``runtime`` holds the final site states.
+
+    ``directory`` receives ``round_0001/`` … each with ``server.safetensors``, ``site_<name>.safetensors`` and
+    ``state.json``; the last two are kept. ``on_round`` gets one record a round, before its checkpoint.
+    """
+    counts = runtime.label_counts()
+    prior = smoothed_prior(
+        np.sum([c.positive for c in counts.values()], 0), np.sum([c.known for c in counts.values()], 0)
+    )
+    server = latest_checkpoint(directory, runtime) or ServerState(0, initial)
+    while server.round < plan.rounds:
+        started = time.perf_counter()
+        task = Task("train", server.round + 1, server.state, prior)
+        replies = runtime.exchange({name: task for name in runtime.sites()})
+        for reply in replies:
+            check_reply(reply, task)
+        server = strategy.at_server(server, replies)
+        seconds = time.perf_counter() - started
+        due = server.round % plan.validate_every == 0 or server.round == plan.rounds
+        on_round(
+            {
+                "round": server.round,
+                "updates": replies[0].updates * server.round,
+                "seconds": round(seconds, 3),
+                "train_loss": {reply.site: reply.loss for reply in replies},
+                "validation_loss": runtime.validate(server.state) if due else None,
+            }
+        )
+        save_checkpoint(directory, server, runtime)
+    if strategy.normalization == "recalibrated":
+        task = Task("recalibrate", server.round, server.state, prior)
+        server = strategy.recalibrate_at_server(server, runtime.exchange({n: task for n in runtime.sites()}))
+    return server
+
+
+def save_checkpoint(directory: Path, server: ServerState, runtime: InProcess) -> None:
+    """Write the round's checkpoint, whole or not at all, and remove all but the last two."""
+    final = directory / f"round_{server.round:04d}"
+    temporary = directory / f".round_{server.round:04d}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_state(temporary / "server.safetensors", server.state)
+    for name, state in runtime.site_states.items():
+        if state:
+            save_state(temporary / f"site_{name}.safetensors", state)
+    if server.extra:
+        save_state(temporary / "extra.safetensors", server.extra)
+    write_atomically(temporary / "state.json", json.dumps({"round": server.round}).encode())
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    for old in completed_rounds(directory)[:-KEPT_ROUNDS]:
+        shutil.rmtree(old)
+
+
+def completed_rounds(directory: Path) -> list[Path]:
+    """Return the checkpoints of a directory, oldest first."""
+    return sorted(p for p in directory.glob("round_*") if (p / "state.json").is_file())
+
+
+def latest_checkpoint(directory: Path, runtime: InProcess) -> ServerState | None:
+    """Load the last checkpoint and give the sites their states back; None when there is none."""
+    rounds = completed_rounds(directory)
+    if not rounds:
+        return None
+    last = rounds[-1]
+    try:
+        number = int(json.loads((last / "state.json").read_text())["round"])
+    except (ValueError, KeyError) as error:
+        raise RunError(f"Expected a round number in {last / 'state.json'}; remove the folder {last}.") from error
+    extra = last / "extra.safetensors"
+    for name in runtime.sites():
+        kept = last / f"site_{name}.safetensors"
+        runtime.site_states[name] = load_state(kept) if kept.is_file() else {}
+    return ServerState(number, load_state(last / "server.safetensors"), load_state(extra) if extra.is_file() else {})

@@ -1,0 +1,1 @@
+"""From the cells of a model to maps on images."""

@@ -1,0 +1,84 @@
+"""Examples: what a local training draws its batches from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hilum.sites.site import Site
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``images`` (B, 1, S, S) float32 in [0, 1]; ``targets`` (B, C), NaN unknown; ``source`` (B,) of the examples."""
+
+    images: Tensor
+    targets: Tensor
+    source: Tensor
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images of one split of one site, or of several sites where they are pooled."""
+
+    sources: tuple[tuple[Site, NDArray[np.int64]], ...]
+
+    @classmethod
+    def of(cls, sites: Sequence[Site], split: str) -> Examples:
+        """Return the images of a split of the sites that have any."""
+        rows = [(site, site.indices(split)) for site in sites]
+        return cls(tuple((site, r) for site, r in rows if len(r)))
+
+    def __len__(self) -> int:
+        return sum(len(rows) for _, rows in self.sources)
+
+    def known(self) -> NDArray[np.int64]:
+        """Count known labels: (sources, C)."""
+        return np.stack([(~np.isnan(site.targets[rows])).sum(0) for site, rows in self.sources])
+
+    def positive(self) -> NDArray[np.int64]:
+        """Count positive labels: (sources, C)."""
+        return np.stack([(site.targets[rows] == 1).sum(0) for site, rows in self.sources])
+
+    def batch(self, source: NDArray[np.int64], position: NDArray[np.int64]) -> Batch:
+        """Return the batch of (source, position in its rows) pairs."""
+        size = self.sources[0][0].pixels.pixels.shape[1]
+        pixels = np.empty((len(source), size, size), np.uint8)
+        targets = np.empty((len(source), len(self.sources[0][0].findings)), np.float32)
+        for k in np.unique(source):
+            site, rows = self.sources[k]
+            here = source == k
+            pixels[here] = site.images(rows[position[here]])
+            targets[here] = site.targets[rows[position[here]]]
+        images = torch.from_numpy(pixels).unsqueeze(1).float().div_(255)
+        return Batch(images, torch.from_numpy(targets), torch.from_numpy(source))
+
+    def draw(self, updates: int, size: int, tau: float, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield ``updates`` shuffled batches of ``size`` images.
+
+        A source with n images is drawn with probability ∝ n^tau, and each of its images once before any again.
+        """
+        counts = np.array([len(rows) for _, rows in self.sources])
+        shares = counts**tau / (counts**tau).sum()
+        source = rng.choice(len(counts), updates * size, p=shares)
+        position = np.empty_like(source)
+        for k, count in enumerate(counts):
+            wanted = int((source == k).sum())
+            passes = [rng.permutation(count) for _ in range(-(-wanted // count))]
+            position[source == k] = np.concatenate([*passes, np.empty(0, np.int64)])[:wanted]
+        for start in range(0, updates * size, size):
+            yield self.batch(source[start : start + size], position[start : start + size])
+
+    def chunks(self, size: int, limit: int | None = None) -> Iterator[Batch]:
+        """Yield every image once, in order, at most ``limit`` of each source (evenly spread)."""
+        for k, (_, rows) in enumerate(self.sources):
+            count = len(rows) if limit is None else min(limit, len(rows))
+            positions = np.linspace(0, len(rows) - 1, count).astype(np.int64)
+            for start in range(0, count, size):
+                part = positions[start : start + size]
+                yield self.batch(np.full(len(part), k, np.int64), part)

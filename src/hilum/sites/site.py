@@ -1,0 +1,168 @@
+"""A site: one hospital's images, targets and splits, ready for training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hilum.databases import DATABASES
+from hilum.databases.manifest import Card, Manifest
+from hilum.errors import StudyError
+from hilum.findings.policy import apply_policy
+from hilum.images.cache import CacheSpec, LeftOut, PixelCache, build_cache
+from hilum.sites.splits import split_patients
+
+Role = Literal["training", "outside"]
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """How to make a site of a database: everything a study says of one hospital."""
+
+    name: str
+    database: str
+    root: Path
+    role: Role
+    label_policy: str
+    on_error: Literal["refuse", "leave_out"]
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """Seed and expected fractions of the patient split."""
+
+    seed: int
+    val: float
+    test: float
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hospital. Rows of every field agree; C findings are those of the study, in its order.
+
+    ``raw`` (N, C) in {1, 0, -1, NaN}; ``targets`` (N, C) in {1, 0, NaN} under the label policy;
+    ``split`` (N,) in 'train', 'val', 'test'; ``rows`` (N,) of the pixel cache; ``content`` (N,) hashes.
+    """
+
+    plan: SitePlan
+    card: Card
+    manifest: Manifest
+    findings: tuple[str, ...]
+    raw: NDArray[np.float32]
+    targets: NDArray[np.float32]
+    split: NDArray[np.str_]
+    pixels: PixelCache
+    rows: NDArray[np.int64]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the site in the study."""
+        return self.plan.name
+
+    def indices(self, *splits: str) -> NDArray[np.int64]:
+        """Rows in any of the splits."""
+        return np.flatnonzero(np.isin(self.split, splits))
+
+    def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Pixels (n, S, S) of rows."""
+        return self.pixels.gather(self.rows[indices])
+
+    @property
+    def frames(self) -> NDArray[np.float32]:
+        """Part (x0, y0, x1, y1) in [0, 1] of the square that each image covers, (N, 4)."""
+        return np.asarray(self.pixels.frames)[self.rows]
+
+    @property
+    def patients(self) -> NDArray[np.int64]:
+        """A number for each patient (N,), which tells nothing of the id."""
+        return pd.factorize(self.manifest.images["patientid"])[0].astype(np.int64)
+
+    @property
+    def content(self) -> NDArray[np.str_]:
+        """SHA-256 of each image file (N,)."""
+        return np.asarray(self.pixels.content)[self.rows]
+
+
+def load_site(
+    plan: SitePlan,
+    findings: Sequence[str],
+    images: CacheSpec,
+    cache: Path,
+    split: SplitPlan,
+    workers: int | None,
+) -> Site:
+    """Read a database, cache its pixels and split its patients.
+
+    Raises ``DataError`` and ``ImageError`` as the database and the cache do, ``StudyError`` when nothing of
+    the study's findings is labelled there.
+    """
+    database = DATABASES.load(plan.database)
+    manifest: Manifest = database.read(plan.root)
+    pixels = build_cache(
+        manifest.paths(),
+        images,
+        cache,
+        on_error=plan.on_error,
+        workers=workers,
+        label=f"{plan.name}: images",
+        names=[str(p) for p in manifest.images["path"]],
+    )
+    rows = np.flatnonzero(pixels.kept)
+    if len(rows) == 0:
+        raise StudyError(f"Site '{plan.name}': expected readable images; found none of {len(manifest)}.")
+    manifest = _keep(manifest, rows)
+    raw = manifest.labels.reindex(columns=list(findings)).to_numpy(np.float32)
+    targets = apply_policy(plan.label_policy, raw)
+    if plan.role == "training" and np.isnan(targets).all():
+        raise StudyError(
+            f"Site '{plan.name}': expected labels of at least one finding of the study ({', '.join(findings)}); "
+            f"found labels of {', '.join(manifest.known_findings) or 'none'}. Change 'findings' or leave the site out."
+        )
+    splits = _split(plan, manifest, split)
+    return Site(
+        plan,
+        database.card,
+        manifest,
+        tuple(findings),
+        raw,
+        targets,
+        splits,
+        pixels,
+        rows,
+        tuple(pixels.problems),
+    )
+
+
+def _split(plan: SitePlan, manifest: Manifest, split: SplitPlan) -> NDArray[np.str_]:
+    if plan.role == "outside":
+        return np.full(len(manifest), "test")
+    patients = [str(p) for p in manifest.images["patientid"]]
+    splits = split_patients(patients, split.seed, split.val, split.test, list(manifest.images["official_split"]))
+    if not (splits == "train").any():
+        raise StudyError(
+            f"Site '{plan.name}': expected at least one training patient; found {len(set(patients))} patients "
+            f"({len(manifest)} images), all drawn into validation or test. Add patients, lower 'split.test', "
+            "or give the site the role 'outside'."
+        )
+    return splits
+
+
+def _keep(manifest: Manifest, rows: NDArray[np.int64]) -> Manifest:
+    images = manifest.images.iloc[rows].reset_index(drop=True)
+    inside = set(images["image_id"])
+    return Manifest(
+        manifest.database,
+        manifest.root,
+        images,
+        manifest.labels.iloc[rows].reset_index(drop=True),
+        manifest.boxes[manifest.boxes["image_id"].isin(inside)].reset_index(drop=True),
+        manifest.masks[manifest.masks["image_id"].isin(inside)].reset_index(drop=True),
+        manifest.problems,
+    )

@@ -1,0 +1,110 @@
+"""The run directory: where everything of a run lies. Its layout is documented in docs/reference/run-directory.md."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hilum.errors import RunError
+from hilum.training.state import write_atomically
+
+
+@dataclass(frozen=True)
+class ModelKey:
+    """One trained model: its seed, arm and name (the site for 'local', else the arm's own name)."""
+
+    seed: int
+    arm: str
+    model: str
+
+    @property
+    def path(self) -> Path:
+        """Relative folder of everything of this model."""
+        return Path(f"seed_{self.seed}") / self.arm / self.model
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run, and JSON that is written whole or not at all."""
+
+    root: Path
+
+    @property
+    def study(self) -> Path:
+        """The resolved study."""
+        return self.root / "study.yaml"
+
+    @property
+    def metrics_log(self) -> Path:
+        """One JSON line a round."""
+        return self.root / "metrics.jsonl"
+
+    def rounds(self, key: ModelKey) -> Path:
+        """Checkpoints of a model's rounds."""
+        return self.root / "rounds" / key.path
+
+    def model(self, key: ModelKey) -> Path:
+        """Final weights of a model."""
+        return self.root / "models" / key.path
+
+    def predictions(self, key: ModelKey, site: str) -> Path:
+        """Probabilities of a model on the test patients of a site."""
+        return self.root / "predictions" / key.path / f"{site}.csv"
+
+    def maps(self, key: ModelKey, site: str) -> Path:
+        """Maps of a model on test images of a site."""
+        return self.root / "maps" / key.path / f"{site}.npz"
+
+    def table(self, kind: str, site: str) -> Path:
+        """A table of a site: 'splits', 'labels' or 'boxes'."""
+        return self.root / kind / f"{site}.csv"
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write JSON; figures that do not exist become null."""
+        text = json.dumps(_nullify(content), indent=1, ensure_ascii=False)
+        write_atomically(self.root / name, text.encode())
+
+    def read_json(self, name: str) -> Any:
+        """Read JSON of the run; raises ``RunError``."""
+        path = self.root / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(
+                f"Expected {name} in {self.root}; there is none. Is it a run directory of 'hilum study'?"
+            ) from None
+        except ValueError as error:
+            raise RunError(f"Expected JSON in {path}; found: {error}.") from None
+
+    def log_round(self, key: ModelKey, record: dict[str, Any]) -> None:
+        """Append one line to the log of rounds, replacing what a killed run logged of the same round."""
+        line = {"seed": key.seed, "arm": key.arm, "model": key.model, **record}
+        lines = self.metrics_log.read_text(encoding="utf-8").splitlines() if self.metrics_log.exists() else []
+        kept = [text for text in lines if not _same_round(text, line)]
+        encoded = json.dumps(_nullify(line), ensure_ascii=False)
+        if len(kept) < len(lines):
+            write_atomically(self.metrics_log, "\n".join([*kept, encoded, ""]).encode())
+            return
+        with self.metrics_log.open("a", encoding="utf-8") as handle:
+            handle.write(encoded + "\n")
+
+
+def _same_round(text: str, line: dict[str, Any]) -> bool:
+    try:
+        other = json.loads(text)
+    except ValueError:
+        return True
+    return all(other.get(k) == line[k] for k in ("seed", "arm", "model", "round"))
+
+
+def _nullify(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: _nullify(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nullify(v) for v in value]
+    return value

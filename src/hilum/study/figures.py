@@ -1,0 +1,152 @@
+"""Figures of a run: from its prediction tables and maps to metrics.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hilum.evaluation.bootstrap import Estimate, evaluate_classification
+from hilum.evaluation.comparison import paired_difference
+from hilum.evaluation.localization import evaluate_findings
+from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.spec import Study
+
+LOCALIZATION_METRICS = ("pointing_game", "iou", "iobb", "energy")
+Record = dict[str, Any]
+
+
+class Figures:
+    """Reads what a run has predicted and computes its figures; every seed's, and the mean over seeds."""
+
+    def __init__(self, study: Study, run: RunDirectory, keys: Sequence[ModelKey]) -> None:
+        self.study, self.run = study, run
+        self.keys = list(keys)
+        self.sites = [name for name in study.sites if run.table("labels", name).is_file()]
+
+    def records(self) -> dict[str, Any]:
+        """Return the content of metrics.json."""
+        return {
+            "schema": 1,
+            "classification": list(self._classification()),
+            "localization": list(self._localization()),
+            "comparisons": list(self._comparisons()),
+        }
+
+    def _groups(self) -> Iterator[tuple[Record, list[ModelKey]]]:
+        """Yield single models, then the models of one arm over all seeds."""
+        for key in self.keys:
+            yield {"seed": key.seed, "arm": key.arm, "model": key.model}, [key]
+        for arm, model in dict.fromkeys((k.arm, k.model) for k in self.keys):
+            group = [k for k in self.keys if (k.arm, k.model) == (arm, model)]
+            yield {"seed": "all", "seeds": len(group), "arm": arm, "model": model}, group
+
+    def _classification(self) -> Iterator[Record]:
+        options = {"resamples": self.study.evaluation.resamples, "seed": self.study.split.seed}
+        for head, keys in self._groups():
+            for site in self.sites:
+                scores, targets, patients = self._predictions(keys, site)
+                table = evaluate_classification(scores, targets, patients, self.study.findings, **options)
+                for finding, metrics in table.items():
+                    for metric, estimate in metrics.items():
+                        yield {
+                            **head,
+                            "site": site,
+                            "finding": finding,
+                            "metric": metric,
+                            **_fields(estimate),
+                        }
+
+    def _localization(self) -> Iterator[Record]:
+        spec = self.study.evaluation
+        for head, keys in self._groups():
+            for site in self.sites:
+                boxes = pd.read_csv(self.run.table("boxes", site))
+                found = self._maps(keys, site)
+                if boxes.empty or found is None:
+                    continue
+                ids, patients, maps, known = found
+                by_finding = {
+                    finding: _boxes_of(boxes, finding, ids) if known[k] else [np.empty((0, 4))] * len(ids)
+                    for k, finding in enumerate(self.study.findings)
+                }
+                table = evaluate_findings(
+                    maps,
+                    by_finding,
+                    patients,
+                    resamples=spec.resamples,
+                    seed=self.study.split.seed,
+                    threshold=spec.threshold,
+                )
+                for finding, metrics in table.items():
+                    for metric in (m for m in LOCALIZATION_METRICS if m in metrics and metrics[m].n):
+                        yield {
+                            **head,
+                            "site": site,
+                            "finding": finding,
+                            "metric": metric,
+                            **asdict(metrics[metric]),
+                        }
+
+    def _comparisons(self) -> Iterator[Record]:
+        options = {"resamples": self.study.evaluation.resamples, "seed": self.study.split.seed}
+        federated = [k for k in self.keys if k.arm == "federated"]
+        others = dict.fromkeys((k.arm, k.model) for k in self.keys if k.arm != "federated")
+        for arm, model in others if federated else []:
+            against = [k for k in self.keys if (k.arm, k.model) == (arm, model)]
+            for site in self.sites:
+                ours, targets, patients = self._predictions(federated, site)
+                theirs, their_targets, _ = self._predictions(against, site)
+                both = np.where(np.isnan(their_targets), np.nan, targets)
+                table = paired_difference(ours, theirs, both, patients, self.study.findings, **options)
+                for finding, metrics in table.items():
+                    for metric, difference in metrics.items():
+                        head = {"seed": "all", "arm": "federated", "against": arm, "against_model": model}
+                        yield {
+                            **head,
+                            "site": site,
+                            "finding": finding,
+                            "metric": metric,
+                            **_fields(difference),
+                        }
+
+    def _predictions(
+        self, keys: Sequence[ModelKey], site: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """Return scores (S, N, C), targets (N, C) with NaN also where the model was never taught, patients (N,)."""
+        names = self.study.findings
+        labels = pd.read_csv(self.run.table("labels", site))
+        targets = labels[names].to_numpy(np.float64)
+        scores = np.stack([pd.read_csv(self.run.predictions(k, site))[names].to_numpy(np.float64) for k in keys])
+        taught = ~np.isnan(scores).all((0, 1))
+        return np.nan_to_num(scores), np.where(taught, targets, np.nan), labels["patient"].to_numpy(np.int64)
+
+    def _maps(
+        self, keys: Sequence[ModelKey], site: str
+    ) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]] | None:
+        paths = [self.run.maps(key, site) for key in keys]
+        if not all(path.is_file() for path in paths):
+            return None
+        stacked = []
+        for path in paths:
+            with np.load(path) as stored:
+                ids, maps = stored["image_id"], stored["maps"].astype(np.float32)
+            stacked.append(maps)
+        labels = pd.read_csv(self.run.table("labels", site), dtype={"image_id": str}).set_index("image_id")
+        taught = pd.read_csv(self.run.predictions(keys[0], site))[self.study.findings].notna().any().to_numpy()
+        return ids, labels.loc[ids, "patient"].to_numpy(np.int64), np.stack(stacked), taught
+
+
+def _boxes_of(boxes: pd.DataFrame, finding: str, ids: NDArray[np.str_]) -> list[NDArray[np.float64]]:
+    chosen = boxes[boxes["finding"] == finding]
+    grouped = {str(i): g[["x0", "y0", "x1", "y1"]].to_numpy(np.float64) for i, g in chosen.groupby("image_id")}
+    return [grouped.get(str(i), np.empty((0, 4))) for i in ids]
+
+
+def _fields(estimate: Estimate) -> Record:
+    fields = asdict(estimate)
+    return fields if fields["findings"] != 1 else {k: v for k, v in fields.items() if k != "findings"}

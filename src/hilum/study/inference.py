@@ -1,0 +1,183 @@
+"""A run's models on new radiographs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from hilum.errors import DataError, HilumError, ImageError, RunError, StudyError
+from hilum.images.decode import read_image
+from hilum.images.intensity import normalize
+from hilum.images.letterbox import letterbox
+from hilum.localization.maps import maps_on_images
+from hilum.models.classifier import LocalizingClassifier
+from hilum.progress import progress
+from hilum.study.arms import load_model
+from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.run import load_run_study
+from hilum.study.spec import ARMS, Study
+from hilum.training.inference import infer
+from hilum.training.state import write_atomically
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+BATCH = 32
+MAP_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """One image ready for the network: its square, the part of it that the image covers, its height and width."""
+
+    square: NDArray[np.uint8]
+    frame: tuple[float, float, float, float]
+    shape: tuple[int, int]
+
+
+def predict_paths(
+    run_root: Path,
+    paths: Sequence[Path],
+    out: Path,
+    arm: str = "federated",
+    site: str | None = None,
+    seed: int | None = None,
+    on_error: str = "refuse",
+) -> int:
+    """Write predictions.csv and maps/ for images and folders of images; return how many images.
+
+    With several seeds, probabilities and maps are the mean over their models. Maps are [h, w] float16 in
+    [0, 1], longest side ``MAP_SIDE``, and cover the whole image. Two images of one stem get '<stem>' and
+    '<stem>-2'. Raises ``RunError``, ``StudyError`` and ``ImageError``.
+    """
+    run = RunDirectory(run_root)
+    study = load_run_study(run)
+    keys = chosen_models(study, run, arm, site, seed)
+    findings = taught_findings(study, run, keys)
+    models = [load_model(study, run, key, site) for key in keys]
+    precision = str(run.read_json("run.json")["precision"])
+    files = image_files(paths)
+    radiographs = {}
+    with progress("reading", len(files)) as advance, ThreadPoolExecutor() as pool:
+        for file, outcome in zip(files, pool.map(lambda f: _read(study, f), files), strict=True):
+            advance()
+            if isinstance(outcome, Radiograph):
+                radiographs[file] = outcome
+            elif on_error == "refuse":
+                raise ImageError(f"{outcome} Add --on-error leave_out to predict the others.")
+    if not radiographs:
+        raise ImageError(f"Expected readable images; found none among {len(files)}.")
+    rows, names = [], _map_names(list(radiographs))
+    with progress("predicting", len(radiographs)) as advance:
+        files = list(radiographs)
+        for start in range(0, len(files), BATCH):
+            part = files[start : start + BATCH]
+            probabilities, cells = _infer(models, [radiographs[f] for f in part], precision, study)
+            for file, p, c in zip(part, probabilities, cells, strict=True):
+                rows.append({"image": str(file), **{f: float(p[k]) for f, k in findings.items()}})
+                _write_map(out / "maps" / f"{names[file]}.npz", radiographs[file], c, findings, study)
+            advance(len(part))
+    write_atomically(out / "predictions.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())
+    return len(rows)
+
+
+def chosen_models(study: Study, run: RunDirectory, arm: str, site: str | None, seed: int | None) -> list[ModelKey]:
+    """Return the models of an arm, one a seed; raises ``StudyError`` for an arm, site or seed the run lacks."""
+    if arm not in study.arms:
+        raise StudyError(f"Expected --arm among {', '.join(study.arms)} (of {', '.join(ARMS)}); found '{arm}'.")
+    training = [name for name, spec in study.sites.items() if spec.role == "training"]
+    if site is not None and site not in study.sites:
+        raise StudyError(
+            f"Expected --site among {', '.join(study.sites)}, or none for another hospital; found '{site}'."
+        )
+    if arm == "local" and site not in training:
+        raise StudyError(f"--arm local has one model a hospital: name one with --site: {', '.join(training)}.")
+    if seed is not None and seed not in study.seeds:
+        raise StudyError(f"Expected --seed among {study.seeds}; found {seed}.")
+    seeds = study.seeds if seed is None else [seed]
+    keys = [ModelKey(s, arm, str(site) if arm == "local" else arm) for s in seeds]
+    absent = [key for key in keys if not (run.model(key) / "model.safetensors").is_file()]
+    if absent:
+        raise RunError(
+            f"Expected trained models in {run.model(absent[0])}; there is none yet. "
+            "Run 'hilum study … --resume' to the end, or choose another --seed."
+        )
+    return keys
+
+
+def taught_findings(study: Study, run: RunDirectory, keys: Sequence[ModelKey]) -> dict[str, int]:
+    """Return finding → column of those that the models have seen labels of."""
+    sites = {entry["name"]: entry for entry in run.read_json("sites.json")}
+    teachers = [keys[0].model] if keys[0].arm == "local" else [n for n, e in sites.items() if e["role"] == "training"]
+
+    def labelled(finding: str) -> bool:
+        counts = (sites[name]["findings"][finding]["train"] for name in teachers)
+        return any(c["positive"] + c["negative"] for c in counts)
+
+    return {finding: k for k, finding in enumerate(study.findings) if labelled(finding)}
+
+
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the given files, and the PNG and JPEG files under the given folders, in order."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not found:
+                raise DataError(f"Expected PNG or JPEG files in the folder {path}; found none.")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"Expected an image or a folder at {path}; there is none.")
+    return list(dict.fromkeys(files))
+
+
+def _read(study: Study, path: Path) -> Radiograph | HilumError:
+    try:
+        image = normalize(read_image(path), study.images.low, study.images.high)
+    except ImageError as error:
+        return error
+    square, frame = letterbox(image, study.images.size)
+    height, width = image.shape
+    return Radiograph(square, (frame[0], frame[1], frame[2], frame[3]), (height, width))
+
+
+def _infer(
+    models: Sequence[LocalizingClassifier], radiographs: Sequence[Radiograph], precision: str, study: Study
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    pixels = np.stack([r.square for r in radiographs])
+    images = torch.from_numpy(pixels).unsqueeze(1).float().div_(255)
+    inferred = [infer(model, [images], precision, study.evaluation.flip) for model in models]
+    return np.mean([i.probabilities for i in inferred], 0), np.mean([i.maps for i in inferred], 0)
+
+
+def _write_map(
+    path: Path, radiograph: Radiograph, cells: NDArray[np.float32], findings: dict[str, int], study: Study
+) -> None:
+    scale = min(1.0, MAP_SIDE / max(radiograph.shape))
+    grid = (max(1, round(radiograph.shape[0] * scale)), max(1, round(radiograph.shape[1] * scale)))
+    frame = np.array([radiograph.frame], np.float32)
+    maps = maps_on_images(cells[None], frame, grid, study.evaluation.smoothing)[0]
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{finding: maps[k].astype(np.float16) for finding, k in findings.items()})  # type: ignore[arg-type]
+    write_atomically(path, buffer.getvalue())
+
+
+def _map_names(files: Sequence[Path]) -> dict[Path, str]:
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for file in files:
+        name, count = file.stem, 1
+        while name in taken:
+            count += 1
+            name = f"{file.stem}-{count}"
+        taken.add(name)
+        names[file] = name
+    return names

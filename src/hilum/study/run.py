@@ -1,0 +1,125 @@
+"""From a study to a finished run directory: load, train, predict, evaluate. Each step is kept as it is done."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+
+from hilum.errors import RunError
+from hilum.progress import progress
+from hilum.sites.site import Site
+from hilum.study.arms import choose_precision, model_keys, train_model
+from hilum.study.describe import describe_run, describe_site
+from hilum.study.directory import RunDirectory
+from hilum.study.figures import Figures
+from hilum.study.gallery import choose_gallery, write_gallery
+from hilum.study.hospitals import load_sites, training_sites
+from hilum.study.predictions import identify, test_set, write_predictions, write_table
+from hilum.study.spec import Study, dump_study, parse_study
+from hilum.training.state import write_atomically
+
+DEFAULT_CACHE = Path.home() / ".cache" / "hilum"
+
+
+def run_study(study: Study, out: Path, resume: bool = False) -> RunDirectory:
+    """Run a study into ``out``, or go on where a stopped run left off; return its directory.
+
+    Raises ``RunError`` when ``out`` holds another study's run, or a run and ``resume`` is False.
+    """
+    run = RunDirectory(out)
+    _open(study, run, resume)
+    torch.set_num_threads(study.training.threads or torch.get_num_threads())
+    sites = load_sites(study, study.images.cache or DEFAULT_CACHE)
+    precision = _describe(study, sites, run)
+    training = training_sites(sites)
+    keys = list(model_keys(study, training))
+    with progress("training", len(keys) * study.training.rounds) as advance:
+        for key in keys:
+            train_model(study, key, training, run, precision, lambda key=key: advance(1, str(key.path)))  # type: ignore[misc]
+    _predict(study, sites, keys, run, precision)
+    run.write_json("metrics.json", Figures(study, run, keys).records())
+    description = run.read_json("run.json")
+    run.write_json("run.json", description | {"finished": _now()})
+    return run
+
+
+def load_run_study(run: RunDirectory) -> Study:
+    """Return the resolved study of a run directory; raises ``RunError`` where there is none."""
+    if not run.study.is_file():
+        raise RunError(
+            f"Expected study.yaml in {run.root}; there is none. Name a directory that 'hilum study' has written."
+        )
+    return parse_study(yaml.safe_load(run.study.read_text(encoding="utf-8")), str(run.study))
+
+
+def _open(study: Study, run: RunDirectory, resume: bool) -> None:
+    if run.study.is_file():
+        before = load_run_study(run)
+        if before != study:
+            old, new = before.model_dump(mode="json"), study.model_dump(mode="json")
+            changed = ", ".join(sorted(k for k in new if old.get(k) != new[k]))
+            raise RunError(
+                f"Expected the study that {run.root} was begun with; found other values in: {changed}. "
+                "Give another --out, or undo the change."
+            )
+        if not resume:
+            raise RunError(
+                f"{run.root} already holds a run of this study. Add --resume to go on, or give another --out."
+            )
+    elif run.root.is_dir() and any(run.root.iterdir()):
+        raise RunError(f"Expected an empty directory for the run; {run.root} holds other files. Give another --out.")
+    write_atomically(run.study, dump_study(study).encode())
+
+
+def _describe(study: Study, sites: Sequence[Site], run: RunDirectory) -> str:
+    """Write what the run and its sites are, and return the precision that the run computes with."""
+    digest = hashlib.sha256("".join(h for site in sites for h in sorted(site.content)).encode()).hexdigest()
+    if (run.root / "run.json").is_file():
+        before = run.read_json("run.json")
+        if before["images_sha256"] != digest:
+            raise RunError(
+                f"Expected the images that {run.root} was begun with; some have changed, come or gone since. "
+                "Restore them, or give another --out."
+            )
+        precision = str(before["precision"])
+    else:
+        precision = choose_precision(study)
+        description = describe_run(study, sites, precision, _now())
+        run.write_json("run.json", description | {"images_sha256": digest})
+    run.write_json("sites.json", [describe_site(site) for site in sites])
+    for site in sites:
+        everything = np.arange(len(site.manifest))
+        write_table(run.table("splits", site.name), identify(site, everything).assign(split=site.split))
+        test = site.indices("test")
+        labels = pd.DataFrame(site.targets[test], columns=list(site.findings))
+        write_table(run.table("labels", site.name), identify(site, test).join(labels))
+        boxes = site.manifest.boxes
+        inside = boxes["image_id"].isin(site.manifest.images["image_id"].to_numpy()[test])
+        write_table(run.table("boxes", site.name), boxes[inside & boxes["finding"].isin(site.findings)])
+    return precision
+
+
+def _predict(study: Study, sites: Sequence[Site], keys: Sequence, run: RunDirectory, precision: str) -> None:  # type: ignore[type-arg]
+    chosen = {s.name: choose_gallery(s, study.evaluation.gallery, study.split.seed) for s in sites}
+    write_gallery(list(sites), chosen, run)
+    tests = []
+    for site in sites:
+        ids = site.manifest.images["image_id"].to_numpy()
+        tests.append(test_set(site, [str(ids[row]) for row in chosen[site.name]]))
+    training = training_sites(sites)
+    with progress("predicting", len(keys) * len(tests)) as advance:
+        for key in keys:
+            for test in tests:
+                write_predictions(study, key, test, training, run, precision)
+                advance(1, str(key.path))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,288 @@
+"""The study file: what is compared, on whose radiographs. Unknown keys are refused with a suggestion."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hilum.databases import DATABASES
+from hilum.errors import HilumError, StudyError
+from hilum.federation.strategies import STRATEGIES
+from hilum.findings.policy import LABEL_POLICIES
+from hilum.findings.vocabulary import require_finding
+from hilum.models import BACKBONES, POOLINGS
+from hilum.training.losses import LOSSES
+
+ARMS = ("local", "pooled", "federated")
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the study file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SiteSpec(Section):
+    """One hospital: its database, where that lies (relative to the study file), and its role."""
+
+    database: str
+    root: Path
+    role: Literal["training", "outside"] = "training"
+    label_policy: str | None = None
+    on_error: Literal["refuse", "leave_out"] | None = None
+
+    @field_validator("database")
+    @classmethod
+    def _known_database(cls, name: str) -> str:
+        return _named(DATABASES, name)
+
+
+class ImagesSpec(Section):
+    """Pixels: side of the network's square input, percentiles of the normalization, the cache."""
+
+    size: Annotated[int, Field(ge=32, le=2048)] = 128
+    low: float = 0.5
+    high: float = 99.5
+    on_error: Literal["refuse", "leave_out"] = "refuse"
+    cache: Path | None = None
+    workers: Positive | None = None
+
+
+class SplitSpec(Section):
+    """Patient split: seed and expected fractions of validation and test patients."""
+
+    seed: int = 0
+    val: Fraction = 0.15
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.25
+
+
+class NamedOptions(BaseModel):
+    """A registered name with its options: ``linear_softmax``, or ``{name: top_k, fraction: 0.1}``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class ModelSpec(Section):
+    """The localizing classifier."""
+
+    backbone: NamedOptions = NamedOptions(name="residual")
+    pooling: NamedOptions = NamedOptions(name="linear_softmax")
+
+    @field_validator("backbone")
+    @classmethod
+    def _known_backbone(cls, value: NamedOptions) -> NamedOptions:
+        _named(BACKBONES, value.name)
+        return value
+
+    @field_validator("pooling")
+    @classmethod
+    def _known_pooling(cls, value: NamedOptions) -> NamedOptions:
+        _named(POOLINGS, value.name)
+        return value
+
+
+class AugmentationSpec(Section):
+    """Strength 0 is none; flip mirrors half of the images."""
+
+    strength: Annotated[float, Field(ge=0, le=2)] = 1.0
+    flip: bool = True
+
+
+class OptimizerSpec(Section):
+    """AdamW or SGD, reset each round; the rate follows a cosine over rounds."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    head_lr: Annotated[float, Field(gt=0)] = 3.0
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    momentum: Fraction = 0.9
+    clip: Annotated[float, Field(gt=0)] = 5.0
+
+
+class TrainingSpec(Section):
+    """Local training, the same for every arm. ``updates``: per site and round; null is one pass over the site."""
+
+    rounds: Positive = 20
+    updates: Positive | None = 20
+    batch: Positive = 16
+    optimizer: OptimizerSpec = OptimizerSpec()
+    augmentation: AugmentationSpec = AugmentationSpec()
+    loss: str = "masked_bce"
+    prior_correction: Literal["none", "relative"] = "none"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    validate_every: Positive = 5
+    threads: Positive | None = None
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, name: str) -> str:
+        return _named(LOSSES, name)
+
+
+class FederationSpec(Section):
+    """How replies become one model. ``tau``: sites weigh n^tau, in the aggregation and in the pooled draw."""
+
+    strategy: str = "fedavg"
+    tau: Annotated[float, Field(ge=0, le=1)] = 0.5
+    normalization: Literal["averaged", "site", "recalibrated", "frozen"] = "averaged"
+
+    @field_validator("strategy")
+    @classmethod
+    def _known_strategy(cls, name: str) -> str:
+        return _named(STRATEGIES, name)
+
+
+class EvaluationSpec(Section):
+    """Bootstrap resamples, mirror averaging, s.d. of the Gaussian that smooths maps (cells), IoU threshold."""
+
+    resamples: Annotated[int, Field(ge=100)] = 1000
+    flip: bool = True
+    smoothing: Annotated[float, Field(ge=0)] = 0.7
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    gallery: Annotated[int, Field(ge=0)] = 4
+
+
+class Study(Section):
+    """A study: sites × arms × seeds → one run directory."""
+
+    name: str
+    findings: Annotated[list[str], Field(min_length=1)]
+    sites: Annotated[dict[str, SiteSpec], Field(min_length=1)]
+    arms: Annotated[list[Literal["local", "pooled", "federated"]], Field(min_length=1)] = list(ARMS)  # type: ignore[arg-type]
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    label_policy: str = "ignore"
+    images: ImagesSpec = ImagesSpec()
+    split: SplitSpec = SplitSpec()
+    model: ModelSpec = ModelSpec()
+    training: TrainingSpec = TrainingSpec()
+    federation: FederationSpec = FederationSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+    @field_validator("findings")
+    @classmethod
+    def _vocabulary(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("a finding is named twice")
+        return [_checked(require_finding, name) for name in names]
+
+    @field_validator("sites")
+    @classmethod
+    def _site_names(cls, sites: dict[str, SiteSpec]) -> dict[str, SiteSpec]:
+        for name in sites:
+            if not name.replace("-", "").replace("_", "").isalnum() or name in (
+                "pooled",
+                "federated",
+                "macro",
+            ):
+                raise ValueError(
+                    f"site names are letters, digits, '-' and '_', and not 'pooled', 'federated' or 'macro'; found '{name}'"
+                )
+        if all(site.role == "outside" for site in sites.values()):
+            raise ValueError("no site has the role 'training'")
+        return sites
+
+    @model_validator(mode="after")
+    def _policies(self) -> Study:
+        for policy in (self.label_policy, *(s.label_policy for s in self.sites.values() if s.label_policy)):
+            if policy not in LABEL_POLICIES:
+                raise ValueError(f"expected a label policy among {', '.join(LABEL_POLICIES)}; found '{policy}'")
+        return self
+
+
+def load_study(path: Path, overrides: list[str] | None = None) -> Study:
+    """Read a study file, apply ``a.b=c`` overrides, resolve paths against its folder. Raises ``StudyError``."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(f"Expected a study file at {path}; there is none.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"Expected YAML in {path}; found: {error}") from None
+    if not isinstance(content, dict) or not content:
+        raise StudyError(f"Expected a study (name, findings, sites, …) in {path}; the file is empty or no mapping.")
+    for override in overrides or []:
+        _override(content, override)
+    study = parse_study(content, str(path))
+    folder = path.resolve().parent
+    sites = {n: s.model_copy(update={"root": (folder / s.root).resolve()}) for n, s in study.sites.items()}
+    images = study.images
+    if images.cache is not None:
+        images = images.model_copy(update={"cache": (folder / images.cache).resolve()})
+    return study.model_copy(update={"sites": sites, "images": images})
+
+
+def parse_study(content: dict[str, Any], source: str) -> Study:
+    """Check the content of a study file; raises ``StudyError`` that names every wrong key."""
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        lines = "\n".join(f"  {_explain(e)}" for e in error.errors())
+        raise StudyError(f"{source} cannot be run as written:\n{lines}") from None
+
+
+def dump_study(study: Study) -> str:
+    """Return the resolved study as YAML, every default filled in."""
+    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise StudyError(f"Expected --set KEY=VALUE, such as training.rounds=10; found '{override}'.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = content.setdefault(parent, {})
+        if isinstance(child, str):
+            child = content[parent] = {"name": child}
+        if not isinstance(child, dict):
+            raise StudyError(f"Expected a section at '{parent}' of --set {override}; found {child!r}.")
+        content = child
+    content[last] = yaml.safe_load(value)
+
+
+def _explain(error: Any) -> str:
+    location = ".".join(str(part) for part in error["loc"]) or "study"
+    if error["type"] != "extra_forbidden":
+        return f"{location}: {error['msg'].removeprefix('Value error, ')}; found {_short(error['input'])}"
+    section: Any = Study
+    for part in error["loc"][:-1]:
+        section = _section(section, str(part))
+    known = list(getattr(section, "model_fields", {}))
+    near = get_close_matches(str(error["loc"][-1]), known, n=1)
+    return f"{location}: unknown key." + (f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}.")
+
+
+def _section(section: Any, part: str) -> Any:
+    if isinstance(section, type) and issubclass(section, BaseModel) and part in section.model_fields:
+        if section is Study and part == "sites":
+            return {"*": SiteSpec}
+        return section.model_fields[part].annotation
+    return section.get("*") if isinstance(section, dict) else section
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else text[:77] + "…"
+
+
+def _checked(check: Any, name: str) -> str:
+    try:
+        return str(check(name))
+    except HilumError as error:
+        raise ValueError(str(error)) from None
+
+
+def _named(registry: Any, name: str) -> str:
+    _checked(registry.__getitem__, name)
+    return name

@@ -1,0 +1,1 @@
+"""Local training: losses, the loop, checkpoints of a state."""

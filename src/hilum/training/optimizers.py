@@ -1,0 +1,44 @@
+"""Optimizers, made anew each round so that no momentum outlives the weights it was made for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from hilum.models.classifier import LocalizingClassifier
+
+
+@dataclass(frozen=True)
+class OptimizerPlan:
+    """``lr`` of the trunk at the first round, ``head_lr`` times that for head and pooling.
+
+    The rate warms up over ``warmup`` rounds and falls to ``floor``·lr along a cosine over all rounds.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    head_lr: float = 3.0
+    weight_decay: float = 1e-2
+    momentum: float = 0.9
+    clip: float = 5.0
+    warmup: int = 1
+    floor: float = 0.05
+
+    def rate(self, round_: int, rounds: int) -> float:
+        """Return the trunk's learning rate in round ``round_`` = 1 … ``rounds``."""
+        cosine = 0.5 * (1 + math.cos(math.pi * (round_ - 1) / rounds))
+        warm = min(1.0, round_ / (self.warmup + 1))
+        return self.lr * warm * (self.floor + (1 - self.floor) * cosine)
+
+    def build(self, model: LocalizingClassifier, round_: int, rounds: int) -> torch.optim.Optimizer:
+        """Return a fresh optimizer of the model's trainable parameters for one round."""
+        trunk = [p for p in model.backbone.parameters() if p.requires_grad]
+        head = [*model.head.parameters(), *model.pooling.parameters()]
+        rate = self.rate(round_, rounds)
+        groups = [{"params": trunk, "lr": rate}, {"params": head, "lr": rate * self.head_lr}]
+        if self.name == "sgd":
+            return torch.optim.SGD(groups, lr=rate, momentum=self.momentum, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=self.weight_decay)

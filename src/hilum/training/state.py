@@ -1,0 +1,72 @@
+"""The state of a model as a value: named tensors on disk without pickle."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from hilum.errors import RunError
+
+State = dict[str, Tensor]
+
+
+def copy_state(module: nn.Module) -> State:
+    """Return a detached copy of the module's state."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def save_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a state as safetensors, whole or not at all. Raises ``RunError`` when the disk is full."""
+    from safetensors.torch import save
+
+    write_atomically(path, save({k: v.contiguous() for k, v in state.items()}, dict(metadata or {})))
+
+
+def load_state(path: Path) -> State:
+    """Read a state written by ``save_state``. Raises ``RunError``."""
+    from safetensors.torch import load
+
+    try:
+        return load(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"Expected the weights {path}; the file is absent. Run the study again with --resume.") from None
+    except Exception as error:
+        raise RunError(
+            f"Expected safetensors in {path}; could not read it ({error}). Remove the file and run the study "
+            "again with --resume."
+        ) from error
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names, shapes and bytes of a state."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().contiguous().cpu()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write bytes so that the file is either the old one or the whole new one. Raises ``RunError``."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"Expected {len(data) / 2**20:.1f} MiB of free space for {path}; the disk is full. "
+                "What was computed is kept: free some space and run the study again with --resume."
+            ) from error
+        raise RunError(f"Expected to write {path}; the system says: {error.strerror or error}.") from error
