@@ -139,6 +139,7 @@ def test_a_figure_that_does_not_exist_is_a_dash_with_its_reason(page: Page) -> N
 
 def test_an_outside_site_shows_the_mean_of_all_local_models(page: Page) -> None:
     assert "mean of 4 local models" in page.text
+    assert "no local model of its own" in page.text
 
 
 def test_gallery_tells_hits_from_misses(page: Page) -> None:

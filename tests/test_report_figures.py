@@ -102,6 +102,21 @@ def test_verdict_follows_the_interval(run: RunDirectory, low: float, high: float
     assert sum(words in s for s in summarise(changed, Results(changed)).results) == 2
 
 
+def test_local_differences_are_against_the_own_model(run: RunDirectory) -> None:
+    results = Results(run)
+    assert results.difference("local", "south", MACRO).value == 0.02
+    assert results.difference("local", OUTSIDE, MACRO).reason == "no local model of its own"
+    assert results.difference("pooled", OUTSIDE, MACRO).value == -0.016
+
+
+def test_a_finding_that_a_model_was_never_taught_is_not_called_unlabelled(run: RunDirectory) -> None:
+    at_south = [r for r in run.scores if r.site == "south" and r.finding == "Tuberculosis"]
+    untaught = [replace(r, value=None, low=None, high=None, n=0, positives=0) for r in at_south]
+    results = Results(replace(run, scores=untaught))
+    assert results.score("local", "children", "south", "Tuberculosis").reason == "never taught it"
+    assert Results(run).score("local", "children", "south", "Pneumonia").reason == "no label"
+
+
 def test_weak_maps_are_not_called_above_chance(run: RunDirectory) -> None:
     changed = replace(run, localization=[replace(r, centre_prior=r.value) for r in run.localization])
     text = " ".join(summarise(changed, Results(changed)).results)

@@ -90,10 +90,7 @@ def left_out(run: RunDirectory) -> list[LeftOut]:
 def problems(run: RunDirectory) -> list[LeftOut]:
     """Return what the reading of each database complained about, by reason."""
     ids = run.image_ids()
-    return [
-        _count(site.name, [_anonymous(p.partition(": ")[2] or p, ids) for p in site.problems])
-        for site in run.sites
-    ]
+    return [_count(site.name, [_anonymous(p, ids) for p in site.problems]) for site in run.sites]
 
 
 def _count(site: str, reasons: list[str]) -> LeftOut:

@@ -62,6 +62,7 @@ def render(run: RunDirectory) -> str:
 
 def _content(run: RunDirectory) -> dict[str, Any]:
     results = Results(run)
+    measured = {r.metric for r in run.localization}
     seconds = {arm: sum(r.seconds for r in run.rounds if r.arm == arm) for arm in run.run.arms}
     return {
         "run": run,
@@ -79,7 +80,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "gap_axis": difference_axis(_every_difference(results)),
         "unit_axis": UNIT,
         "opponents": [a for a in run.run.arms if a != "federated"],
-        "localization_metrics": LOCALIZATION_METRICS,
+        "localization_metrics": {k: v for k, v in LOCALIZATION_METRICS.items() if k in measured},
         "localized": _localized(results),
         "gallery": Gallery(run),
         "colour_bar": colour_bar(),

@@ -82,7 +82,11 @@ class SiteFacts:
 
 @dataclass(frozen=True)
 class Score:
-    """One classification record of ``metrics.json``; ``value`` is None where the figure does not exist."""
+    """One classification record of ``metrics.json``; ``value`` is None where the figure does not exist.
+
+    ``n`` images have a known label, ``positives`` of them are positive; for ``macro`` both count pairs of
+    image and finding over the ``findings`` that are averaged.
+    """
 
     seed: int | str
     arm: str
@@ -95,7 +99,7 @@ class Score:
     low: float | None = None
     high: float | None = None
     positives: int | None = None
-    sd: float | None = None
+    findings: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,10 @@ class LocalizationScore:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired difference, ``arm`` minus ``against``, on the same test patients."""
+    """A paired difference, ``arm`` minus ``against``, on the same test patients.
+
+    ``against_model`` says which of the local models; None where there is one model.
+    """
 
     seed: int | str
     site: str
@@ -127,6 +134,7 @@ class Comparison:
     arm: str
     against: str
     n: int
+    against_model: str | None = None
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -204,7 +212,8 @@ class RunDirectory:
         with file.open(newline="", encoding="utf-8") as lines:
             rows = list(csv.DictReader(lines))
         names = [n for n in (rows[0] if rows else {}) if n not in ("image_id", "patient")]
-        return {(row["image_id"], n): float(row[n]) for row in rows for n in names if row[n]}
+        known = ((row["image_id"], n, float(row[n])) for row in rows for n in names if row[n])
+        return {(image, n): value for image, n, value in known if math.isfinite(value)}
 
     def _of_first_seed(self, kind: str, arm: str, model: str, file: str) -> Path:
         return self.path / kind / f"seed_{self.run.seeds[0]}" / arm / model / file

@@ -23,6 +23,7 @@ class Figure:
     n: int | None = None
     positives: int | None = None
     reason: str = ""
+    findings: int | None = None
     seeds: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
     controls: tuple[float | None, float | None] = (None, None)
@@ -57,7 +58,14 @@ class Results:
             return Figure(reason="not computed")
         seeds = self._single_seeds(self._scores, arm, model, site, finding, metric)
         return Figure(
-            record.value, record.low, record.high, record.n, record.positives, _why_absent(record), seeds
+            record.value,
+            record.low,
+            record.high,
+            record.n,
+            record.positives,
+            self._why_absent(record),
+            record.findings,
+            seeds,
         )
 
     def pointing(self, arm: str, model: str, site: str, finding: str, metric: str) -> Figure:
@@ -68,7 +76,9 @@ class Results:
         reason = "" if record.value is not None else "no box" if record.n == 0 else "not computed"
         seeds = self._single_seeds(self._maps, arm, model, site, finding, metric)
         controls = (record.random_map, record.centre_prior)
-        return Figure(record.value, record.low, record.high, record.n, None, reason, seeds, controls=controls)
+        return Figure(
+            record.value, record.low, record.high, record.n, reason=reason, seeds=seeds, controls=controls
+        )
 
     def of_arm(self, arm: str, site: SiteFacts, finding: str, metric: str = "auroc") -> Figure:
         """Return what an arm reaches at a site: local means the site's own model.
@@ -91,12 +101,13 @@ class Results:
         )
 
     def difference(self, against: str, site: str, finding: str, metric: str = "auroc") -> Figure:
-        """Return the paired difference federated minus ``against`` at a site."""
+        """Return the paired difference federated minus ``against`` at a site; local is the site's own model."""
         found = [
             c
             for c in self.run.comparisons
             if (c.against, c.site, c.finding, c.metric, c.arm)
             == (against, site, finding, metric, "federated")
+            and (against != "local" or c.against_model in (None, site))
         ]
         chosen: Comparison | None = next((c for c in found if c.seed == ALL_SEEDS), None)
         if chosen is None and len(self.run.run.seeds) == 1 and found:
@@ -107,6 +118,19 @@ class Results:
             return Figure(reason="no local model of its own" if alone else "not computed")
         reason = "" if chosen.value is not None else "no figure to compare"
         return Figure(chosen.value, chosen.low, chosen.high, chosen.n, reason=reason)
+
+    def _why_absent(self, record: Score) -> str:
+        if record.value is not None:
+            return ""
+        if record.finding == MACRO:
+            return "no finding with both classes"
+        if record.n == 0:
+            site = self.run.site(record.site)
+            test = site.counts(record.finding, "test") if site else {}
+            return "never taught it" if test.get("positive", 0) + test.get("negative", 0) else "no label"
+        if record.positives == 0:
+            return "no positives"
+        return "positives only" if record.positives == record.n else "not computed"
 
     def _over_seeds(self, table: dict, *key: str) -> object | None:
         """The record over all seeds, or that of the only seed."""
@@ -122,7 +146,7 @@ def mean_over(figures: Sequence[Figure]) -> Figure:
     """Return the unweighted mean of figures from different patients, with its interval.
 
     The interval combines those of the parts, which are independent because sites share no patients:
-    half-widths add in squares (MOVER; Zou and Donner 2008, Statistics in Medicine 27:1693, eq. 3). It is
+    half-widths add in squares (MOVER; Zou and Donner 2008, Statistics in Medicine 27:1693). It is
     None where one of the parts has none.
     """
     known = [(f.value, f.low, f.high) for f in figures if f.value is not None]
@@ -142,15 +166,3 @@ def mean_over(figures: Sequence[Figure]) -> Figure:
 
 def _key(record: Score | LocalizationScore) -> tuple[object, ...]:
     return (record.seed, record.arm, record.model, record.site, record.finding, record.metric)
-
-
-def _why_absent(record: Score) -> str:
-    if record.value is not None:
-        return ""
-    if record.n == 0:
-        return "no label"
-    if record.finding == MACRO:
-        return "no finding with both classes"
-    if record.positives == 0:
-        return "no positives"
-    return "positives only" if record.positives == record.n else "not computed"

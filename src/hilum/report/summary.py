@@ -169,11 +169,11 @@ def _localized(run: RunDirectory, boxed: list[SiteFacts], best: dict[str, Figure
             verdict = ", above both controls" if above else ", not shown to be above both controls"
         parts.append(
             f"{score(figure.value, figure.low, figure.high)} at {site.name} "
-            f"({plural(figure.n or 0, 'image')}; random map {score(figure.controls[0])}, "
+            f"(n {count(figure.n)}; random map {score(figure.controls[0])}, "
             f"centre prior {score(figure.controls[1])}{verdict})"
         )
     return [
-        f"Pointing game, the share of images whose hottest point lies in a true box, "
+        f"Pointing game, the share of images whose hottest map point lies in a true box, "
         f"{_lead(run)} model: {'; '.join(parts)}."
     ]
 
