@@ -43,16 +43,12 @@ def radiographs(folder: Path, count: int, side: int) -> list[Path]:
     for i in range(count):
         shadows = Image.fromarray(rng.integers(20, 235, (8, 7), np.uint8)).resize((side, side), Image.BICUBIC)
         grain = rng.normal(0, 3, (side, side))
-        Image.fromarray(np.clip(np.asarray(shadows) + grain, 0, 255).astype(np.uint8)).save(
-            folder / f"{i:05d}.png"
-        )
+        Image.fromarray(np.clip(np.asarray(shadows) + grain, 0, 255).astype(np.uint8)).save(folder / f"{i:05d}.png")
     return sorted(folder.iterdir())
 
 
 def read_plain(paths: list[Path], size: int, workers: int) -> None:
-    loader = DataLoader(
-        PlainDataset(paths, size), BATCH, shuffle=True, num_workers=workers if workers > 1 else 0
-    )
+    loader = DataLoader(PlainDataset(paths, size), BATCH, shuffle=True, num_workers=workers if workers > 1 else 0)
     for batch in loader:
         assert batch.shape[1:] == (size, size)
 
