@@ -133,7 +133,7 @@ def effusion(rng: np.random.Generator, lungs: Field, contrast: float) -> None:
         level = np.float32(floor) - np.float32(floor - (sulcus - 1.05 * height)) * climb**2
         alpha = soft_step(lungs.y - level, 0.05) * _half(lungs.x, side) * soft_step(climb, 0.1)
         spot = Spot(side, 0.9 * anatomy.lung_width, sulcus - 0.06, width, height)
-        lungs.add("Effusion", alpha, rng.uniform(0.25, 0.62) * contrast, 0.5, spot)
+        lungs.add("Effusion", alpha, rng.uniform(0.38, 0.70) * contrast, 0.5, spot)
 
 
 def _half(x: Plane, side: int) -> Plane:
