@@ -261,7 +261,7 @@ def _require_finished(path: Path) -> None:
     if missing:
         raise RunError(
             f"{path}: expected a finished run; missing: {', '.join(missing)}. "
-            f"Finish it with `hilum study {path / 'study.yaml'} --resume`, then write the report."
+            f"Finish it with `hilum study {path / 'study.yaml'} --out {path} --resume`, then write the report."
         )
 
 

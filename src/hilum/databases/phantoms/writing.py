@@ -145,7 +145,7 @@ def _write_image(
 
 def _write_tables(hospital: Hospital, root: Path, plan: list[Visit], written: list[_Written]) -> None:
     who = ("image", "patient", "view", "age_years", "sex_male")
-    people = [(_name(v), f"{v.patient:06d}", v.view, int(v.age_years), v.sex_male) for v in plan]
+    people = [(_name(v), f"{hospital.name}-{v.patient:06d}", v.view, int(v.age_years), v.sex_male) for v in plan]
     labels = [labels_of(hospital, v.findings) for v in plan]
     truth = [[int(name in v.findings) for name in PHANTOM_FINDINGS] for v in plan]
     rows = [(*p, *(one[f] for f in hospital.labelled)) for p, one in zip(people, labels, strict=True)]
