@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -18,15 +19,14 @@ from hilum.errors import DataError
 SINGLE_PROBLEMS = 20
 OLDEST_YEARS = 120
 CORNERS = ("x0", "y0", "x1", "y1")
+Kind = Literal["other", "absent"]
 _TEXT_COLUMNS = ("image_id", "path", "patientid", "view", "official_split")
 
 
 def require_file(database: str, root: Path, *names: str) -> Path:
     """Return the first of ``names`` that exists under ``root``; raises ``DataError`` if none does."""
     if not root.is_dir():
-        raise DataError(
-            f"{database}: expected a folder at '{root}'; found none. Correct the path of the site."
-        )
+        raise DataError(f"{database}: expected a folder at '{root}'; found none. Correct the path of the site.")
     for name in names:
         if (root / name).is_file():
             return root / name
@@ -80,12 +80,9 @@ def _require_columns(database: str, file: str, found: list[str], expected: Itera
             continue
         if len(found) == 1 and (";" in found[0] or "\t" in found[0]):
             raise DataError(
-                f"{database}: expected '{file}' to be separated by commas; found '{found[0]}'. "
-                "Save it with commas."
+                f"{database}: expected '{file}' to be separated by commas; found '{found[0]}'. Save it with commas."
             )
-        near = [n for n in folded if column in n] or get_close_matches(
-            column.casefold(), folded, n=1, cutoff=0.5
-        )
+        near = [n for n in folded if column in n] or get_close_matches(column.casefold(), folded, n=1, cutoff=0.5)
         hint = f'found "{folded[near[0]]}"; rename it' if near else f"found {', '.join(found)}"
         raise DataError(f"{database}: Expected a column \"{column}\" in '{file}'; {hint}.")
 
@@ -134,12 +131,14 @@ def relative_paths(database: str, file: str, names: pd.Series) -> pd.Series:
     return paths
 
 
-def listed(source: str, rows: Iterable[object], reasons: Iterable[str], summary: str) -> list[Problem]:
+def listed(
+    source: str, rows: Iterable[object], reasons: Iterable[str], summary: str, kind: Kind = "other"
+) -> list[Problem]:
     """Return one problem a row, at most twenty, after a count of them all where there are several."""
     rows = list(rows)
     first = zip(rows[:SINGLE_PROBLEMS], reasons, strict=False)
-    single = [Problem(f"{source} row {row}", reason) for row, reason in first]
-    return [Problem(source, f"{len(rows)} {summary}"), *single] if len(rows) > 1 else single
+    single = [Problem(f"{source} row {row}", reason, kind) for row, reason in first]
+    return [Problem(source, f"{len(rows)} {summary}", kind, len(rows)), *single] if len(rows) > 1 else single
 
 
 def absent_problems(source: str, names: pd.Series, present: NDArray[np.bool_]) -> list[Problem]:
@@ -147,7 +146,7 @@ def absent_problems(source: str, names: pd.Series, present: NDArray[np.bool_]) -
     absent = names[~present]
     reasons = (f"the image '{name}' is not on disk; the row is left out" for name in absent)
     summary = f"of {len(names)} listed images are not on disk; their rows are left out"
-    return listed(source, absent.index, reasons, summary)
+    return listed(source, absent.index, reasons, summary, "absent")
 
 
 def require_images(database: str, present: NDArray[np.bool_], root: Path, where: str) -> None:
@@ -180,9 +179,7 @@ def ages_in_years(source: str, raw: pd.Series) -> tuple[pd.Series, list[Problem]
     units = parts[1].map({"Y": 1.0, "M": 1 / 12, "D": 1 / 365.25}).fillna(1.0)
     years = pd.to_numeric(parts[0]).astype(np.float64) * units
     wrong = (text != "") & ~(years <= OLDEST_YEARS)
-    reasons = (
-        f"expected an age of 0 to {OLDEST_YEARS} years; found '{a}'; it is unknown" for a in text[wrong]
-    )
+    reasons = (f"expected an age of 0 to {OLDEST_YEARS} years; found '{a}'; it is unknown" for a in text[wrong])
     summary = f"ages are not within 0 to {OLDEST_YEARS} years; they are unknown"
     return years.mask(wrong), listed(source, raw.index[wrong], reasons, summary)
 
@@ -196,9 +193,7 @@ def relative_boxes(source: str, pixels: pd.DataFrame) -> tuple[pd.DataFrame, lis
     frame = pixels[["width", "height"] * 2].to_numpy(np.float64)
     corners = pixels[list(CORNERS)].to_numpy(np.float64) / np.where(frame > 0, frame, np.nan)
     clipped = np.clip(corners, 0.0, 1.0)
-    area = (
-        (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1]) & np.isfinite(corners).all(axis=1)
-    )
+    area = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1]) & np.isfinite(corners).all(axis=1)
     leaves = area & (np.abs(clipped - corners) > 1e-6).any(axis=1)
     table = pixels[["image_id", "finding"]].copy()
     table[list(CORNERS)] = clipped

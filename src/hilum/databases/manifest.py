@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -36,10 +36,15 @@ class Card:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in a database that is not as its layout promises."""
+    """Something in a database that is not as its layout promises.
+
+    ``kind`` 'absent': listed images that are not on disk, whose rows the manifest leaves out; ``count``: rows.
+    """
 
     where: str
     reason: str
+    kind: Literal["other", "absent"] = "other"
+    count: int = 1
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
@@ -84,8 +89,7 @@ class Manifest:
             raise DataError(f"{self.database}: expected findings of the vocabulary; found {unknown}.")
         if len(self.labels) != len(self.images):
             raise DataError(
-                f"{self.database}: expected one row of labels an image ({len(self.images)}); "
-                f"found {len(self.labels)}."
+                f"{self.database}: expected one row of labels an image ({len(self.images)}); found {len(self.labels)}."
             )
         values = self.labels.to_numpy(np.float64)
         if not np.isin(values[~np.isnan(values)], (1, 0, -1)).all():

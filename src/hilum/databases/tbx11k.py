@@ -58,11 +58,9 @@ class TBX11K:
         paths = "imgs/" + listed["file_name"]
         present = layout.on_disk(root, list(paths))
         layout.require_images(NAME, present, root, "'imgs/tb/*.png'")
-        absent = (
-            f"the image '{name}' is not on disk; it is left out" for name in listed["file_name"][~present]
-        )
+        absent = (f"the image '{name}' is not on disk; it is left out" for name in listed["file_name"][~present])
         summary = f"of {len(listed)} annotated images are not on disk; they are left out"
-        problems = layout.listed(ANNOTATIONS, listed["file_name"][~present], absent, summary)
+        problems = layout.listed(ANNOTATIONS, listed["file_name"][~present], absent, summary, "absent")
         splits = _splits(root, listed)
         listed = listed[present]
         lesions = lesions[lesions["file_name"].isin(listed["file_name"])]
@@ -81,9 +79,7 @@ class TBX11K:
     @classmethod
     def write_replica(cls, root: Path) -> None:
         """Write 18 images of three groups, 96 px wide with boxes in a frame of 512, in both parts."""
-        names = [
-            f"{group}/{group[0] if group != 'tb' else 'tb'}{n:04d}.png" for n in range(6) for group in GROUPS
-        ]
+        names = [f"{group}/{group[0] if group != 'tb' else 'tb'}{n:04d}.png" for n in range(6) for group in GROUPS]
         for name in names:
             save_radiograph(root / "imgs" / name, lesions=((0.25, 0.25, 0.5, 0.5),) if name[0] == "t" else ())
         parts = {"train": names[:12], "val": names[12:], "trainval": names}
@@ -173,9 +169,7 @@ def _labels(listed: pd.DataFrame, lesions: pd.DataFrame) -> pd.DataFrame:
 def _boxes(listed: pd.DataFrame, lesions: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     """Return every lesion as a box of its own type and one of tuberculosis."""
     frames = listed.set_index("file_name")[["width", "height"]]
-    pixels = lesions.join(frames, on="file_name").rename(
-        columns={"file_name": "image_id", "category": "finding"}
-    )
+    pixels = lesions.join(frames, on="file_name").rename(columns={"file_name": "image_id", "category": "finding"})
     pixels = pixels.rename(columns={"x": "x0", "y": "y0"})
     sides = ["x0", "y0", "w", "h", "width", "height"]
     pixels[sides] = pixels[sides].apply(pd.to_numeric, errors="coerce")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hilum.databases import DATABASES
 from hilum.databases.manifest import Card, Manifest
-from hilum.errors import StudyError
+from hilum.errors import DataError, StudyError
 from hilum.findings.policy import apply_policy
 from hilum.images.cache import CacheSpec, LeftOut, PixelCache, build_cache
 from hilum.sites.splits import split_patients
@@ -100,11 +100,14 @@ def load_site(
 ) -> Site:
     """Read a database, cache its pixels and split its patients.
 
-    Raises ``DataError`` and ``ImageError`` as the database and the cache do, ``StudyError`` when nothing of
-    the study's findings is labelled there.
+    Raises ``DataError`` and ``ImageError`` as the database and the cache do, ``DataError`` for listed images
+    that are not on disk unless they are to be left out, and ``StudyError`` when nothing of the study's
+    findings is labelled there.
     """
     database = DATABASES.load(plan.database)
     manifest: Manifest = database.read(plan.root)
+    if plan.on_error == "refuse":
+        _refuse_absent(plan, manifest)
     pixels = build_cache(
         manifest.paths(),
         images,
@@ -120,12 +123,13 @@ def load_site(
     manifest = _keep(manifest, rows)
     raw = manifest.labels.reindex(columns=list(findings)).to_numpy(np.float32)
     targets = apply_policy(plan.label_policy, raw)
-    if plan.role == "training" and np.isnan(targets).all():
-        raise StudyError(
-            f"Site '{plan.name}': expected labels of at least one finding of the study ({', '.join(findings)}); "
-            f"found labels of {', '.join(manifest.known_findings) or 'none'}. Change 'findings' or leave the site out."
-        )
     splits = _split(plan, manifest, split)
+    if plan.role == "training" and np.isnan(targets[splits == "train"]).all():
+        raise StudyError(
+            f"Site '{plan.name}': expected training images with labels of at least one finding of the study "
+            f"({', '.join(findings)}); found labels of {', '.join(manifest.known_findings) or 'none'}. "
+            "Change 'findings', or leave the site out."
+        )
     return Site(
         plan,
         database.card,
@@ -137,6 +141,20 @@ def load_site(
         pixels,
         rows,
         tuple(pixels.problems),
+    )
+
+
+def _refuse_absent(plan: SitePlan, manifest: Manifest) -> None:
+    absent = [problem for problem in manifest.problems if problem.kind == "absent"]
+    if not absent:
+        return
+    total = max(problem.count for problem in absent)
+    shown = [problem for problem in absent if problem.count == 1][:5]
+    listed = "\n".join(f"  {p.where}: {p.reason.partition(';')[0]}" for p in shown)
+    more = f"\n  and {total - len(shown)} more" if total > len(shown) else ""
+    raise DataError(
+        f"Site '{plan.name}': expected every listed image on disk; found {total} that are not:\n{listed}{more}\n"
+        f"Restore them, or set `on_error: leave_out` (of the site, or under 'images') to use the other {len(manifest)}."
     )
 
 

@@ -71,8 +71,8 @@ def describe_site(site: Site) -> dict[str, Any]:
         "role": site.plan.role,
         "images": len(images),
         "patients": int(images["patientid"].nunique()),
-        "left_out": [{"where": f"row {p.row}", "reason": p.reason} for p in site.left_out],
-        "problems": [problem.reason for problem in site.manifest.problems],
+        "left_out": _left_out(site),
+        "problems": [problem.reason for problem in site.manifest.problems if problem.kind != "absent"],
         "label_policy": site.plan.label_policy,
         "views": {str(k): int(v) for k, v in images["view"].fillna("unknown").value_counts().items()},
         "age": _age(age),
@@ -81,6 +81,16 @@ def describe_site(site: Site) -> dict[str, Any]:
         "findings": {finding: _labels(site, k) for k, finding in enumerate(site.findings)},
         "boxes": {str(k): int(v) for k, v in shown["finding"].value_counts().items()},
     }
+
+
+def _left_out(site: Site) -> list[dict[str, str]]:
+    """One entry an image: listed but not on disk, or on disk but not readable."""
+    absent = [problem for problem in site.manifest.problems if problem.kind == "absent"]
+    where = [problem.where for problem in absent if problem.count == 1]
+    unnamed = max((problem.count for problem in absent), default=0) - len(where)
+    where += [absent[0].where] * unnamed if unnamed else []
+    entries = [{"where": place, "reason": "listed, but not on disk"} for place in where]
+    return entries + [{"where": f"row {p.row}", "reason": p.reason} for p in site.left_out]
 
 
 def _size(site: Site, split: str) -> dict[str, int]:
