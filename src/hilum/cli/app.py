@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import hilum
 from hilum.cli import data, demo, listing, predict, report, study
 
+
+class Interrupted(BaseException):
+    """Ctrl-C, past typer, which would drop what it says."""
+
+
+class _Verbs(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(*stop.args) from None
+
+
 app = typer.Typer(
     name="hilum",
+    cls=_Verbs,
     help=(
         "Train one chest X-ray model across hospitals that may not share images: which findings a radiograph "
         "shows, and where, from image-level labels alone."
     ),
-    epilog="Start with: hilum demo    Then: hilum study studies/hospitals.yaml --out runs/hospitals",
+    epilog="Start with: hilum demo. Then: hilum study studies/hospitals.yaml --out runs/hospitals",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("demo")(demo.demo)
-app.command("study")(study.study)
-app.command("predict")(predict.predict)
-app.command("report")(report.report)
-app.command("list")(listing.list_names)
-app.add_typer(data.app, name="data")
+app.command("demo", short_help="Compare models of phantom hospitals; no data needed.")(demo.demo)
+app.command("study", short_help="Compare models of hospitals, as a study file says.")(study.study)
+app.command("predict", short_help="Findings and maps of new radiographs.")(predict.predict)
+app.command("report", short_help="Write the report of a run again.")(report.report)
+app.command("list", short_help="Names that a study file may use.")(listing.list_names)
+app.add_typer(data.app, name="data", short_help="Check a database, or write its manifest.")
 
 
 def _version(show: bool) -> None:
