@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hilum.databases.manifest import Manifest
 
 app = typer.Typer(help="Check a database, or write its manifest.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -14,13 +20,15 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A database: see 'hilu
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Where its official download lies.")]
 
 
-@app.command()
+@app.command(short_help="Count images, patients, boxes, labels, problems.")
 def check(
     name: Name, root: Root, as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False
 ) -> None:
     """Read a database as it was downloaded, and count: images, patients, boxes, labels, problems.
 
-    Every image file is opened: a truncated, empty or wrong file is named with its row and reason.
+    Every image file is opened: a truncated, empty, wrong or constant image is named with its row (from 0) and
+    the reason. With --json: images, patients, boxes, findings ({name: {positive, negative, uncertain,
+    unknown}}) and problems.
     """
     from hilum.databases import DATABASES
     from hilum.images.check import unreadable
@@ -31,13 +39,18 @@ def check(
     typer.echo(json.dumps(counts, indent=1, ensure_ascii=False) if as_json else _table(name, counts))
 
 
-@app.command()
+@app.command(short_help="Write its images, labels and boxes as CSV.")
 def manifest(
-    name: Name, root: Root, out: Annotated[Path, typer.Option(help="The CSV to write.", show_default=False)]
+    name: Name,
+    root: Root,
+    out: Annotated[Path, typer.Option(metavar="FILE.csv", help="The CSV to write.", show_default=False)],
 ) -> None:
     """Write one row an image: id, path, patient, view, age, sex, raw labels (1, 0, -1, blank = unknown).
 
-    The file holds patient ids: it stays where the images are.
+    Boxes, where the database has any, go beside it into FILE.boxes.csv: image_id, finding, corners x0 y0 x1 y1
+    in pixels of the image file as it lies on disk, and the file's width and height.
+
+    The manifest holds patient ids: it stays where the images are.
     """
     import pandas as pd
 
@@ -45,13 +58,35 @@ def manifest(
     from hilum.errors import DataError
 
     read = DATABASES.load(name).read(root)
-    table = pd.concat([read.images, read.labels], axis=1)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(out, index=False)
-    except OSError as error:
-        raise DataError(f"Expected to write {out}; the system says: {error.strerror}.") from None
-    typer.echo(f"{len(table)} images: {out}")
+    written = {out: (pd.concat([read.images, read.labels], axis=1), "images")}
+    if len(read.boxes):
+        written[out.with_suffix(".boxes.csv")] = (_boxes_in_pixels(read), "boxes")
+    for path, (table, what) in written.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            table.to_csv(path, index=False, float_format="%.6g")
+        except OSError as error:
+            raise DataError(f"Expected to write {path}; the system says: {error.strerror or error}.") from None
+        typer.echo(f"{len(table)} {what}: {path}")
+
+
+def _boxes_in_pixels(manifest: Manifest) -> pd.DataFrame:
+    from PIL import Image
+
+    paths = dict(zip(manifest.images["image_id"], manifest.paths(), strict=True))
+    sizes: dict[str, tuple[float, float]] = {}
+    for image_id in manifest.boxes["image_id"].unique():
+        try:
+            with Image.open(paths[image_id]) as image:
+                sizes[image_id] = image.size
+        except OSError:
+            sizes[image_id] = (math.nan, math.nan)
+    boxes = manifest.boxes.copy()
+    for side, corners in enumerate((("x0", "x1", "width"), ("y0", "y1", "height"))):
+        boxes[corners[2]] = [sizes[image_id][side] for image_id in boxes["image_id"]]
+        for corner in corners[:2]:
+            boxes[corner] *= boxes[corners[2]]
+    return boxes
 
 
 def _table(name: str, counts: dict[str, Any]) -> str:

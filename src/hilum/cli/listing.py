@@ -24,7 +24,7 @@ KINDS = {
 
 def list_names(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="One of: " + ", ".join(KINDS) + ".", show_default=False)
+        str | None, typer.Argument(metavar="KIND", help="One of: " + ", ".join(KINDS) + ".", show_default=False)
     ] = None,
 ) -> None:
     """List the names that a study file may use: databases, poolings, backbones, strategies, …
