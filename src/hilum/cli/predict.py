@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,10 +11,10 @@ import typer
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of images.", show_default=False)
+        list[str], typer.Argument(metavar="PATH", help="PNG or JPEG images, or folders of them.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Directory for the predictions.", show_default=False)],
-    arm: Annotated[str, typer.Option(help="Which models: federated, pooled or local.")] = "federated",
+    arm: Annotated[Literal["federated", "pooled", "local"], typer.Option(help="Which models.")] = "federated",
     site: Annotated[
         str | None,
         typer.Option(
@@ -24,16 +24,23 @@ def predict(
     seed: Annotated[
         int | None, typer.Option(help="One seed's model instead of the mean over all seeds.", show_default=False)
     ] = None,
-    on_error: Annotated[str, typer.Option(help="An unreadable image: refuse or leave_out.")] = "refuse",
+    on_error: Annotated[
+        Literal["refuse", "leave_out"], typer.Option(help="What to do with an unreadable image.")
+    ] = "refuse",
 ) -> None:
-    """Predict findings and where they are.
+    """Predict which findings new radiographs show, and where.
 
-    Writes OUT/predictions.csv (column 'image' as given, one column a finding with a probability) and
-    OUT/maps/<image stem>.npz (one [h, w] array a finding in [0, 1] that covers the whole image). With several
-    seeds, probabilities and maps are the mean of their models. Images of hospitals that took no part in
-    training need no --site.
+    Writes OUT/predictions.csv: the column 'image', the path as given, and one column a finding with its
+    probability. Writes OUT/maps/<image stem>.npz: one [h, w] array a finding, in [0, 1], that covers the whole
+    image with its longest side at most 256. A finding that the models were never taught has a blank column and
+    no map.
+
+    With several seeds, probabilities and maps are the mean of their models. Images of hospitals that took no
+    part in training need no --site.
     """
     from hilum.study.inference import predict_paths
 
-    count = predict_paths(run, paths, out, arm, site, seed, on_error)
-    typer.echo(f"{count} images: {out / 'predictions.csv'}")
+    done = predict_paths(run, paths, out, arm, site, seed, on_error)
+    for one in done.left_out:
+        typer.echo(f"left out: {one.name}: {one.reason}", err=True)
+    typer.echo(f"{done.images} images: {out / 'predictions.csv'}")

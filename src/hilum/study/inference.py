@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from hilum.errors import DataError, HilumError, ImageError, RunError, StudyError
-from hilum.images.decode import read_image
+from hilum.errors import DataError, ImageError, RunError, StudyError
+from hilum.images.cache import LeftOut
+from hilum.images.decode import decode, read_bytes
 from hilum.images.intensity import normalize
 from hilum.images.letterbox import letterbox
 from hilum.localization.maps import maps_on_images
@@ -41,20 +44,29 @@ class Radiograph:
     shape: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """How many images were predicted, and which could not be read."""
+
+    images: int
+    left_out: tuple[LeftOut, ...]
+
+
 def predict_paths(
     run_root: Path,
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     out: Path,
     arm: str = "federated",
     site: str | None = None,
     seed: int | None = None,
-    on_error: str = "refuse",
-) -> int:
-    """Write predictions.csv and maps/ for images and folders of images; return how many images.
+    on_error: Literal["refuse", "leave_out"] = "refuse",
+) -> Predicted:
+    """Write predictions.csv and maps/ for images and folders of images.
 
-    With several seeds, probabilities and maps are the mean over their models. Maps are [h, w] float16 in
-    [0, 1], longest side ``MAP_SIDE``, and cover the whole image. Two images of one stem get '<stem>' and
-    '<stem>-2'. Raises ``RunError``, ``StudyError`` and ``ImageError``.
+    With several seeds, probabilities and maps are the mean over their models. A finding that they saw no
+    label of has a blank column and no map. Maps are [h, w] float16 in [0, 1], longest side ``MAP_SIDE``, and
+    cover the whole image. Two images of one stem get '<stem>' and '<stem>-2'. Raises ``RunError``,
+    ``StudyError``, ``DataError`` and ``ImageError``.
     """
     run = RunDirectory(run_root)
     study = load_run_study(run)
@@ -63,16 +75,17 @@ def predict_paths(
     models = [load_model(study, run, key, site) for key in keys]
     precision = str(run.read_json("run.json")["precision"])
     files = image_files(paths)
-    radiographs = {}
+    radiographs: dict[str, Radiograph] = {}
+    left_out: list[LeftOut] = []
     with progress("reading", len(files)) as advance, ThreadPoolExecutor() as pool:
-        for file, outcome in zip(files, pool.map(lambda f: _read(study, f), files), strict=True):
+        for row, (file, outcome) in enumerate(zip(files, pool.map(lambda f: _read(study, f), files), strict=True)):
             advance()
             if isinstance(outcome, Radiograph):
                 radiographs[file] = outcome
-            elif on_error == "refuse":
-                raise ImageError(f"{outcome} Add --on-error leave_out to predict the others.")
-    if not radiographs:
-        raise ImageError(f"Expected readable images; found none among {len(files)}.")
+            else:
+                left_out.append(LeftOut(row, file, outcome))
+    if left_out and (on_error == "refuse" or not radiographs):
+        raise ImageError(_refusal(left_out, len(files)))
     rows, names = [], _map_names(list(radiographs))
     with progress("predicting", len(radiographs)) as advance:
         files = list(radiographs)
@@ -80,11 +93,12 @@ def predict_paths(
             part = files[start : start + BATCH]
             probabilities, cells = _infer(models, [radiographs[f] for f in part], precision, study)
             for file, p, c in zip(part, probabilities, cells, strict=True):
-                rows.append({"image": str(file), **{f: float(p[k]) for f, k in findings.items()}})
+                rows.append({"image": file, **{f: float(p[k]) for f, k in findings.items()}})
                 _write_map(out / "maps" / f"{names[file]}.npz", radiographs[file], c, findings, study)
             advance(len(part))
-    write_atomically(out / "predictions.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())
-    return len(rows)
+    table = pd.DataFrame(rows, columns=["image", *study.findings])
+    write_atomically(out / "predictions.csv", table.to_csv(index=False, float_format="%.6g").encode())
+    return Predicted(len(rows), tuple(left_out))
 
 
 def chosen_models(study: Study, run: RunDirectory, arm: str, site: str | None, seed: int | None) -> list[ModelKey]:
@@ -123,27 +137,35 @@ def taught_findings(study: Study, run: RunDirectory, keys: Sequence[ModelKey]) -
     return {finding: k for k, finding in enumerate(study.findings) if labelled(finding)}
 
 
-def image_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the given files, and the PNG and JPEG files under the given folders, in order."""
-    files: list[Path] = []
-    for path in paths:
+def image_files(paths: Sequence[str | Path]) -> list[str]:
+    """Return the given files as given, and the PNG and JPEG files under the given folders, in order."""
+    files: list[str] = []
+    for given in map(str, paths):
+        path = Path(given)
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
             if not found:
-                raise DataError(f"Expected PNG or JPEG files in the folder {path}; found none.")
-            files += found
+                raise DataError(f"Expected PNG or JPEG files in the folder {given}; found none.")
+            files += [os.path.join(given, p.relative_to(path)) for p in found]  # noqa: PTH118 (as given)
         elif path.is_file():
-            files.append(path)
+            files.append(given)
         else:
-            raise DataError(f"Expected an image or a folder at {path}; there is none.")
+            raise DataError(f"Expected an image or a folder at {given}; there is none.")
     return list(dict.fromkeys(files))
 
 
-def _read(study: Study, path: Path) -> Radiograph | HilumError:
+def _refusal(left_out: Sequence[LeftOut], total: int) -> str:
+    listed = "\n".join(f"  {one.name}: {one.reason}" for one in left_out[:5])
+    more = f"\n  and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+    advice = "" if len(left_out) == total else "\nAdd --on-error leave_out to predict the others."
+    return f"Expected {total} readable images; found {len(left_out)} that are not:\n{listed}{more}{advice}"
+
+
+def _read(study: Study, path: str) -> Radiograph | str:
     try:
-        image = normalize(read_image(path), study.images.low, study.images.high)
+        image = normalize(decode(read_bytes(Path(path))), study.images.low, study.images.high)
     except ImageError as error:
-        return error
+        return str(error)
     square, frame = letterbox(image, study.images.size)
     height, width = image.shape
     return Radiograph(square, (frame[0], frame[1], frame[2], frame[3]), (height, width))
@@ -166,18 +188,19 @@ def _write_map(
     frame = np.array([radiograph.frame], np.float32)
     maps = maps_on_images(cells[None], frame, grid, study.evaluation.smoothing)[0]
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{finding: maps[k].astype(np.float16) for finding, k in findings.items()})  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **{finding: maps[k].astype(np.float16) for finding, k in findings.items()})
     write_atomically(path, buffer.getvalue())
 
 
-def _map_names(files: Sequence[Path]) -> dict[Path, str]:
-    names: dict[Path, str] = {}
+def _map_names(files: Sequence[str]) -> dict[str, str]:
+    names: dict[str, str] = {}
     taken: set[str] = set()
     for file in files:
-        name, count = file.stem, 1
+        stem, count = Path(file).stem, 1
+        name = stem
         while name in taken:
             count += 1
-            name = f"{file.stem}-{count}"
+            name = f"{stem}-{count}"
         taken.add(name)
         names[file] = name
     return names
