@@ -23,7 +23,8 @@ def study(
 
     Reads the databases that the study names, caches their pixels, trains every arm at the same update budget,
     predicts on test patients of every hospital and writes RUN/report.html. A stopped run goes on with --resume
-    to the same result. Paths in the study file are relative to it.
+    to the same result. Paths in the study file, and in --set, are relative to it. Keys of the study file:
+    docs/reference/study-file.md. Layout of RUN: docs/reference/run-directory.md.
     """
     from hilum.report import write_report
     from hilum.study.run import run_study

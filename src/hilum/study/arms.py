@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hilum.errors import StudyError
 from hilum.federation.rounds import RoundsPlan, run_rounds
 from hilum.federation.runtimes.in_process import InProcess
 from hilum.federation.strategies import STRATEGIES
@@ -35,14 +36,19 @@ def model_keys(study: Study, sites: Sequence[Site]) -> Iterator[ModelKey]:
 
 
 def new_model(study: Study, seed: int) -> LocalizingClassifier:
-    """Return the classifier of a study with the initial weights of a seed, the same in every arm."""
+    """Return the classifier of a study with the initial weights of a seed, the same in every arm.
+
+    Raises ``StudyError`` where backbone or pooling cannot be made with the options of the study.
+    """
     spec = study.model
-    return build_model(
-        spec.backbone.model_dump(),
-        spec.pooling.model_dump(),
-        len(study.findings),
-        derive_seed(seed, "weights"),
-    )
+    backbone, pooling = spec.backbone.model_dump(), spec.pooling.model_dump()
+    try:
+        model = build_model(backbone, pooling, len(study.findings), derive_seed(seed, "weights"))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise StudyError(
+            f"Expected values that the backbone {backbone} and the pooling {pooling} take; it says: {error}."
+        ) from error
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def train_model(
@@ -59,7 +65,7 @@ def train_model(
     """
     if (run.model(key) / WEIGHTS).is_file():
         return
-    model = new_model(study, key.seed).to(memory_format=torch.channels_last)
+    model = new_model(study, key.seed)
     initial = copy_state(model)
     strategy = STRATEGIES.load(study.federation.strategy)(
         model.state_groups(), study.federation.tau, study.federation.normalization
@@ -117,7 +123,7 @@ def training_plan(study: Study, group: int, precision: str) -> TrainingPlan:
 
 def load_model(study: Study, run: RunDirectory, key: ModelKey, site: str | None = None) -> LocalizingClassifier:
     """Return a trained model, with the statistics of ``site`` where the model keeps them at its sites."""
-    model = new_model(study, key.seed).to(memory_format=torch.channels_last)
+    model = new_model(study, key.seed)
     state: State = load_state(run.model(key) / WEIGHTS)
     kept = run.model(key) / f"site_{site}.safetensors"
     if site is not None and kept.is_file():
@@ -137,7 +143,7 @@ def choose_precision(study: Study) -> str:
     """Return the study's precision; 'auto' times one update each way and takes the faster."""
     if study.training.precision != "auto":
         return study.training.precision
-    model = new_model(study, study.seeds[0]).to(memory_format=torch.channels_last).train()
+    model = new_model(study, study.seeds[0]).train()
     images = torch.rand(study.training.batch, 1, study.images.size, study.images.size)
     images = images.contiguous(memory_format=torch.channels_last)
 

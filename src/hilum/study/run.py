@@ -10,19 +10,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 
 from hilum.errors import RunError
 from hilum.progress import progress
 from hilum.sites.site import Site
-from hilum.study.arms import choose_precision, model_keys, train_model
+from hilum.study.arms import choose_precision, model_keys, new_model, train_model
 from hilum.study.describe import describe_run, describe_site
-from hilum.study.directory import RunDirectory
+from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.figures import Figures
 from hilum.study.gallery import choose_gallery, write_gallery
 from hilum.study.hospitals import load_sites, training_sites
 from hilum.study.predictions import identify, test_set, write_predictions, write_table
-from hilum.study.spec import Study, dump_study, parse_study
+from hilum.study.spec import Study, dump_study, parse_study, read_mapping
 from hilum.training.state import write_atomically
 
 DEFAULT_CACHE = Path.home() / ".cache" / "hilum"
@@ -34,6 +33,7 @@ def run_study(study: Study, out: Path, resume: bool = False) -> RunDirectory:
     Raises ``RunError`` when ``out`` holds another study's run, or a run and ``resume`` is False.
     """
     run = RunDirectory(out)
+    new_model(study, study.seeds[0])  # options that a model does not take are told before anything is written
     _open(study, run, resume)
     torch.set_num_threads(study.training.threads or torch.get_num_threads())
     sites = load_sites(study, study.images.cache or DEFAULT_CACHE)
@@ -56,11 +56,12 @@ def load_run_study(run: RunDirectory) -> Study:
         raise RunError(
             f"Expected study.yaml in {run.root}; there is none. Name a directory that 'hilum study' has written."
         )
-    return parse_study(yaml.safe_load(run.study.read_text(encoding="utf-8")), str(run.study))
+    return parse_study(read_mapping(run.study), str(run.study))
 
 
 def _open(study: Study, run: RunDirectory, resume: bool) -> None:
-    if run.study.is_file():
+    """Write the resolved study. A directory in which nothing was computed yet may take another study."""
+    if (run.root / "run.json").is_file():
         before = load_run_study(run)
         if before != study:
             old, new = before.model_dump(mode="json"), study.model_dump(mode="json")
@@ -73,7 +74,8 @@ def _open(study: Study, run: RunDirectory, resume: bool) -> None:
             raise RunError(
                 f"{run.root} already holds a run of this study. Add --resume to go on, or give another --out."
             )
-    elif run.root.is_dir() and any(run.root.iterdir()):
+        run.remove_unfinished()
+    elif not run.study.is_file() and run.root.is_dir() and any(run.root.iterdir()):
         raise RunError(f"Expected an empty directory for the run; {run.root} holds other files. Give another --out.")
     write_atomically(run.study, dump_study(study).encode())
 
@@ -106,7 +108,7 @@ def _describe(study: Study, sites: Sequence[Site], run: RunDirectory) -> str:
     return precision
 
 
-def _predict(study: Study, sites: Sequence[Site], keys: Sequence, run: RunDirectory, precision: str) -> None:  # type: ignore[type-arg]
+def _predict(study: Study, sites: Sequence[Site], keys: Sequence[ModelKey], run: RunDirectory, precision: str) -> None:
     chosen = {s.name: choose_gallery(s, study.evaluation.gallery, study.split.seed) for s in sites}
     write_gallery(list(sites), chosen, run)
     tests = []

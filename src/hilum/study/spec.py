@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from hilum.findings.vocabulary import require_finding
 from hilum.models import BACKBONES, POOLINGS
 from hilum.training.losses import LOSSES
 
+GIVEN = ("channels", "findings")  # what a pooling gets from the model
 ARMS = ("local", "pooled", "federated")
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -47,11 +49,17 @@ class ImagesSpec(Section):
     """Pixels: side of the network's square input, percentiles of the normalization, the cache."""
 
     size: Annotated[int, Field(ge=32, le=2048)] = 128
-    low: float = 0.5
-    high: float = 99.5
+    low: Annotated[float, Field(ge=0, lt=100)] = 0.5
+    high: Annotated[float, Field(gt=0, le=100)] = 99.5
     on_error: Literal["refuse", "leave_out"] = "refuse"
     cache: Path | None = None
     workers: Positive | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ImagesSpec:
+        if self.low >= self.high:
+            raise ValueError(f"low must be less than high; found {self.low} and {self.high}")
+        return self
 
 
 class SplitSpec(Section):
@@ -60,6 +68,12 @@ class SplitSpec(Section):
     seed: int = 0
     val: Fraction = 0.15
     test: Annotated[float, Field(gt=0, lt=1)] = 0.25
+
+    @model_validator(mode="after")
+    def _leaves_training_patients(self) -> SplitSpec:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val + test must be less than 1; found {self.val} + {self.test}")
+        return self
 
 
 class NamedOptions(BaseModel):
@@ -83,14 +97,12 @@ class ModelSpec(Section):
     @field_validator("backbone")
     @classmethod
     def _known_backbone(cls, value: NamedOptions) -> NamedOptions:
-        _named(BACKBONES, value.name)
-        return value
+        return _with_options(BACKBONES, value)
 
     @field_validator("pooling")
     @classmethod
     def _known_pooling(cls, value: NamedOptions) -> NamedOptions:
-        _named(POOLINGS, value.name)
-        return value
+        return _with_options(POOLINGS, value)
 
 
 class AugmentationSpec(Section):
@@ -170,11 +182,17 @@ class Study(Section):
     federation: FederationSpec = FederationSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
 
+    @field_validator("findings", "arms", "seeds")
+    @classmethod
+    def _once(cls, names: list[Any]) -> list[Any]:
+        twice = [str(name) for k, name in enumerate(names) if name in names[:k]]
+        if twice:
+            raise ValueError(f"named twice: {', '.join(twice)}")
+        return names
+
     @field_validator("findings")
     @classmethod
     def _vocabulary(cls, names: list[str]) -> list[str]:
-        if len(set(names)) < len(names):
-            raise ValueError("a finding is named twice")
         return [_checked(require_finding, name) for name in names]
 
     @field_validator("sites")
@@ -187,7 +205,8 @@ class Study(Section):
                 "macro",
             ):
                 raise ValueError(
-                    f"site names are letters, digits, '-' and '_', and not 'pooled', 'federated' or 'macro'; found '{name}'"
+                    "site names are letters, digits, '-' and '_', and not 'pooled', 'federated' or 'macro'; "
+                    f"found '{name}'"
                 )
         if all(site.role == "outside" for site in sites.values()):
             raise ValueError("no site has the role 'training'")
@@ -203,14 +222,7 @@ class Study(Section):
 
 def load_study(path: Path, overrides: list[str] | None = None) -> Study:
     """Read a study file, apply ``a.b=c`` overrides, resolve paths against its folder. Raises ``StudyError``."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StudyError(f"Expected a study file at {path}; there is none.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"Expected YAML in {path}; found: {error}") from None
-    if not isinstance(content, dict) or not content:
-        raise StudyError(f"Expected a study (name, findings, sites, …) in {path}; the file is empty or no mapping.")
+    content = read_mapping(path)
     for override in overrides or []:
         _override(content, override)
     study = parse_study(content, str(path))
@@ -220,6 +232,21 @@ def load_study(path: Path, overrides: list[str] | None = None) -> Study:
     if images.cache is not None:
         images = images.model_copy(update={"cache": (folder / images.cache).resolve()})
     return study.model_copy(update={"sites": sites, "images": images})
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read the YAML mapping of a study file; raises ``StudyError``."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(f"Expected a study file at {path}; there is none.") from None
+    except OSError as error:
+        raise StudyError(f"Expected a study file at {path}; the system says: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"Expected YAML in {path}; found: {error}") from None
+    if not isinstance(content, dict) or not content:
+        raise StudyError(f"Expected a study (name, findings, sites, …) in {path}; the file is empty or no mapping.")
+    return content
 
 
 def parse_study(content: dict[str, Any], source: str) -> Study:
@@ -248,7 +275,10 @@ def _override(content: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise StudyError(f"Expected a section at '{parent}' of --set {override}; found {child!r}.")
         content = child
-    content[last] = yaml.safe_load(value)
+    try:
+        content[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise StudyError(f"Expected a YAML value in --set {override}; found {value!r}.") from None
 
 
 def _explain(error: Any) -> str:
@@ -259,8 +289,7 @@ def _explain(error: Any) -> str:
     for part in error["loc"][:-1]:
         section = _section(section, str(part))
     known = list(getattr(section, "model_fields", {}))
-    near = get_close_matches(str(error["loc"][-1]), known, n=1)
-    return f"{location}: unknown key." + (f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}.")
+    return f"{location}: unknown key." + _suggestion(str(error["loc"][-1]), known)
 
 
 def _section(section: Any, part: str) -> Any:
@@ -281,6 +310,22 @@ def _checked(check: Any, name: str) -> str:
         return str(check(name))
     except HilumError as error:
         raise ValueError(str(error)) from None
+
+
+def _with_options(registry: Any, value: NamedOptions) -> NamedOptions:
+    """Check the name, and that what it names takes the options."""
+    _named(registry, value.name)
+    known: list[str] = []
+    for option in value.model_extra or {}:
+        known = known or [p for p in signature(registry.load(value.name)).parameters if p not in GIVEN]
+        if option not in known:
+            raise ValueError(f"'{value.name}' has no option '{option}'.{_suggestion(option, known)}")
+    return value
+
+
+def _suggestion(key: str, known: list[str]) -> str:
+    near = get_close_matches(key, known, n=1)
+    return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known) or 'none'}."
 
 
 def _named(registry: Any, name: str) -> str:
