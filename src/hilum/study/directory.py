@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ class RunDirectory:
         """A table of a site: 'splits', 'labels' or 'boxes'."""
         return self.root / kind / f"{site}.csv"
 
+    def remove_unfinished(self) -> None:
+        """Remove the temporary files that a killed run left behind."""
+        for path in list(self.root.rglob(".*.tmp")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
     def write_json(self, name: str, content: Any) -> None:
         """Write JSON; figures that do not exist become null."""
         text = json.dumps(_nullify(content), indent=1, ensure_ascii=False)
@@ -72,7 +78,7 @@ class RunDirectory:
         path = self.root / name
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(
                 f"Expected {name} in {self.root}; there is none. Is it a run directory of 'hilum study'?"
             ) from None
@@ -80,16 +86,12 @@ class RunDirectory:
             raise RunError(f"Expected JSON in {path}; found: {error}.") from None
 
     def log_round(self, key: ModelKey, record: dict[str, Any]) -> None:
-        """Append one line to the log of rounds, replacing what a killed run logged of the same round."""
+        """Add one line to the log of rounds, in the place of what a killed run logged of the same round."""
         line = {"seed": key.seed, "arm": key.arm, "model": key.model, **record}
         lines = self.metrics_log.read_text(encoding="utf-8").splitlines() if self.metrics_log.exists() else []
         kept = [text for text in lines if not _same_round(text, line)]
         encoded = json.dumps(_nullify(line), ensure_ascii=False)
-        if len(kept) < len(lines):
-            write_atomically(self.metrics_log, "\n".join([*kept, encoded, ""]).encode())
-            return
-        with self.metrics_log.open("a", encoding="utf-8") as handle:
-            handle.write(encoded + "\n")
+        write_atomically(self.metrics_log, "\n".join([*kept, encoded, ""]).encode())
 
 
 def _same_round(text: str, line: dict[str, Any]) -> bool:

@@ -14,9 +14,10 @@ from hilum.evaluation.bootstrap import Estimate, evaluate_classification
 from hilum.evaluation.comparison import paired_difference
 from hilum.evaluation.localization import evaluate_findings
 from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.predictions import read_table
 from hilum.study.spec import Study
 
-LOCALIZATION_METRICS = ("pointing_game", "iou", "iobb", "energy")
+LOCALIZATION_METRICS = ("pointing_game", "iou", "iobb", "box_energy")
 Record = dict[str, Any]
 
 
@@ -26,7 +27,7 @@ class Figures:
     def __init__(self, study: Study, run: RunDirectory, keys: Sequence[ModelKey]) -> None:
         self.study, self.run = study, run
         self.keys = list(keys)
-        self.sites = [name for name in study.sites if run.table("labels", name).is_file()]
+        self.sites = [name for name in study.sites if len(read_table(run.table("labels", name)))]
 
     def records(self) -> dict[str, Any]:
         """Return the content of metrics.json."""
@@ -46,7 +47,7 @@ class Figures:
             yield {"seed": "all", "seeds": len(group), "arm": arm, "model": model}, group
 
     def _classification(self) -> Iterator[Record]:
-        options = {"resamples": self.study.evaluation.resamples, "seed": self.study.split.seed}
+        options: dict[str, Any] = {"resamples": self.study.evaluation.resamples, "seed": self.study.split.seed}
         for head, keys in self._groups():
             for site in self.sites:
                 scores, targets, patients = self._predictions(keys, site)
@@ -65,7 +66,7 @@ class Figures:
         spec = self.study.evaluation
         for head, keys in self._groups():
             for site in self.sites:
-                boxes = pd.read_csv(self.run.table("boxes", site))
+                boxes = read_table(self.run.table("boxes", site))
                 found = self._maps(keys, site)
                 if boxes.empty or found is None:
                     continue
@@ -93,7 +94,7 @@ class Figures:
                         }
 
     def _comparisons(self) -> Iterator[Record]:
-        options = {"resamples": self.study.evaluation.resamples, "seed": self.study.split.seed}
+        options: dict[str, Any] = {"resamples": self.study.evaluation.resamples, "seed": self.study.split.seed}
         federated = [k for k in self.keys if k.arm == "federated"]
         others = dict.fromkeys((k.arm, k.model) for k in self.keys if k.arm != "federated")
         for arm, model in others if federated else []:
@@ -119,9 +120,9 @@ class Figures:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """Return scores (S, N, C), targets (N, C) with NaN also where the model was never taught, patients (N,)."""
         names = self.study.findings
-        labels = pd.read_csv(self.run.table("labels", site))
+        labels = read_table(self.run.table("labels", site))
         targets = labels[names].to_numpy(np.float64)
-        scores = np.stack([pd.read_csv(self.run.predictions(k, site))[names].to_numpy(np.float64) for k in keys])
+        scores = np.stack([read_table(self.run.predictions(k, site))[names].to_numpy(np.float64) for k in keys])
         taught = ~np.isnan(scores).all((0, 1))
         return np.nan_to_num(scores), np.where(taught, targets, np.nan), labels["patient"].to_numpy(np.int64)
 
@@ -136,8 +137,8 @@ class Figures:
             with np.load(path) as stored:
                 ids, maps = stored["image_id"], stored["maps"].astype(np.float32)
             stacked.append(maps)
-        labels = pd.read_csv(self.run.table("labels", site), dtype={"image_id": str}).set_index("image_id")
-        taught = pd.read_csv(self.run.predictions(keys[0], site))[self.study.findings].notna().any().to_numpy()
+        labels = read_table(self.run.table("labels", site)).set_index("image_id")
+        taught = read_table(self.run.predictions(keys[0], site))[self.study.findings].notna().any().to_numpy()
         return ids, labels.loc[ids, "patient"].to_numpy(np.int64), np.stack(stacked), taught
 
 

@@ -84,6 +84,11 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_atomically(path, table.to_csv(index=False, float_format="%.6g").encode())
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV of ``write_table``; ids stay the text that they are."""
+    return pd.read_csv(path, dtype={"image_id": str}, keep_default_na=False, na_values=[""])
+
+
 def _batches(test: TestSet) -> Iterator[Tensor]:
     for start in range(0, len(test.rows), BATCH):
         pixels = test.site.images(test.rows[start : start + BATCH])
