@@ -13,18 +13,46 @@ from hilum.models.classifier import StateGroup
 from hilum.training.state import State
 
 
-def site_weights(counts: Sequence[LabelCounts], tau: float) -> NDArray[np.float64]:
-    """Return p_k ∝ n_k^tau over sites (K,): tau 1 is FedAvg's weighting, 0 gives every site the same."""
-    n = np.array([c.images for c in counts], np.float64) ** tau
-    return n / n.sum()
+WEIGHTINGS = {
+    "known": "a site weighs its images, in a head row its known labels",
+    "contrast": "a site weighs positives × negatives / known labels: one class alone has no contrast to teach",
+}
 
 
-def row_weights(counts: Sequence[LabelCounts], tau: float) -> NDArray[np.float64]:
-    """Return weights (K, C) ∝ known labels^tau of each finding; columns that nobody labels are all zero."""
+def label_evidence(counts: Sequence[LabelCounts], weighting: str) -> NDArray[np.float64]:
+    """Return what each site knows of each finding (K, C): its known labels, or n⁺ n⁻ / n under 'contrast'.
+
+    n⁺ n⁻ / n is the information of n labels about a log-odds at prevalence n⁺ / n. A finding of which no site
+    has both classes falls back to known labels.
+    """
     known = np.stack([c.known for c in counts]).astype(np.float64)
-    weights = np.where(known > 0, known**tau, 0.0)
-    total = weights.sum(0, keepdims=True)
-    return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    if weighting == "known":
+        return known
+    positive = np.stack([c.positive for c in counts]).astype(np.float64)
+    contrast = np.divide(positive * (known - positive), known, out=np.zeros_like(known), where=known > 0)
+    return np.where(contrast.sum(0) > 0, contrast, known)
+
+
+def site_weights(counts: Sequence[LabelCounts], tau: float, weighting: str = "known") -> NDArray[np.float64]:
+    """Return p_k ∝ n_k^tau over sites (K,): tau 1 is FedAvg's weighting, 0 gives every site the same.
+
+    n_k: images, or under 'contrast' the evidence over all findings.
+    """
+    n = np.array([c.images for c in counts], np.float64)
+    if weighting == "contrast":
+        n = label_evidence(counts, weighting).sum(1)
+    return _shares(n, tau)
+
+
+def row_weights(counts: Sequence[LabelCounts], tau: float, weighting: str = "known") -> NDArray[np.float64]:
+    """Return weights (K, C) ∝ evidence^tau of each finding; columns that nobody labels are all zero."""
+    return _shares(label_evidence(counts, weighting), tau)
+
+
+def _shares(amounts: NDArray[np.float64], tau: float) -> NDArray[np.float64]:
+    powers = np.where(amounts > 0, amounts**tau, 0.0)
+    total = powers.sum(0, keepdims=True)
+    return np.divide(powers, total, out=np.zeros_like(powers), where=total > 0)
 
 
 def aggregate(
@@ -33,17 +61,18 @@ def aggregate(
     counts: Sequence[LabelCounts],
     groups: Mapping[str, StateGroup],
     tau: float,
+    weighting: str = "known",
 ) -> State:
     """Return the aggregated state, in float64, independent of the order of the sites.
 
     Trunk and normalization: Σ p_k w_k with p_k ∝ n_k^tau (McMahan et al. 2017 at tau 1). Head row c: only
-    sites that label finding c, weighted by their known labels; a row that nobody labels keeps its previous
+    sites that label finding c, weighted by what they know of it (``label_evidence``); a row that nobody labels keeps its previous
     value (Kulkarni et al. 2024, generalized). Integer counters are taken from the previous state.
     """
     order = sorted(range(len(states)), key=lambda k: (counts[k].images, counts[k].known.tobytes(), _first(states[k])))
     states, counts = [states[k] for k in order], [counts[k] for k in order]
-    p = torch.from_numpy(site_weights(counts, tau))
-    rows = torch.from_numpy(row_weights(counts, tau))
+    p = torch.from_numpy(site_weights(counts, tau, weighting))
+    rows = torch.from_numpy(row_weights(counts, tau, weighting))
     result: State = {}
     for name, old in previous.items():
         if name not in groups:

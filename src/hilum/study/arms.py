@@ -68,7 +68,7 @@ def train_model(
     model = new_model(study, key.seed)
     initial = copy_state(model)
     strategy = STRATEGIES.load(study.federation.strategy)(
-        model.state_groups(), study.federation.tau, study.federation.normalization
+        model.state_groups(), study.federation.tau, study.federation.normalization, study.federation.weighting
     )
     trainers = [
         LocalTrainer(

@@ -144,10 +144,15 @@ class TrainingSpec(Section):
 
 
 class FederationSpec(Section):
-    """How replies become one model. ``tau``: sites weigh n^tau, in the aggregation and in the pooled draw."""
+    """How replies become one model.
+
+    ``tau``: sites weigh n^tau, in the aggregation and in the pooled draw. ``weighting``: n counts known labels,
+    or their contrast, positives × negatives / known. ``normalization``: what becomes of batch statistics.
+    """
 
     strategy: str = "fedavg"
     tau: Annotated[float, Field(ge=0, le=1)] = 0.5
+    weighting: Literal["known", "contrast"] = "known"
     normalization: Literal["averaged", "site", "recalibrated", "frozen"] = "averaged"
 
     @field_validator("strategy")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hilum.errors import StudyError
-from hilum.federation.aggregation import aggregate, pooled_norm_stats, site_weights
+from hilum.federation.aggregation import WEIGHTINGS, aggregate, pooled_norm_stats, site_weights
 from hilum.federation.messages import LabelCounts, Reply, ServerState, Task
 from hilum.models.classifier import StateGroup
 from hilum.training.loop import LocalTrainer
@@ -27,12 +27,13 @@ class FedAvg:
     """Federated averaging (McMahan et al. 2017), per group of tensors (see ``aggregation.aggregate``).
 
     One site is plain training. ``tau``: site weights ∝ n^tau. ``normalization``: one of
-    ``NORMALIZATION_POLICIES``.
+    ``NORMALIZATION_POLICIES``. ``weighting``: one of ``aggregation.WEIGHTINGS``.
     """
 
     groups: Mapping[str, StateGroup]
     tau: float = 0.5
     normalization: str = "averaged"
+    weighting: str = "known"
 
     def __post_init__(self) -> None:
         if self.normalization not in NORMALIZATION_POLICIES:
@@ -40,6 +41,8 @@ class FedAvg:
                 f"Expected federation.normalization among {', '.join(NORMALIZATION_POLICIES)}; "
                 f"found '{self.normalization}'."
             )
+        if self.weighting not in WEIGHTINGS:
+            raise StudyError(f"Expected federation.weighting among {', '.join(WEIGHTINGS)}; found '{self.weighting}'.")
 
     def at_site(self, task: Task, site_state: State, trainer: LocalTrainer) -> tuple[Reply, State]:
         """Do the site's half of a round: (task, site state) → (reply, site state)."""
@@ -57,12 +60,12 @@ class FedAvg:
         """Do the server's half of a round: (server state, replies) → server state."""
         counts = [reply.counts for reply in replies]
         states = [reply.state for reply in replies]
-        state = aggregate(server.state, states, counts, self.groups, self.tau)
+        state = aggregate(server.state, states, counts, self.groups, self.tau, self.weighting)
         return ServerState(server.round + 1, state, server.extra)
 
     def recalibrate_at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
         """Replace the statistics by those of the mixture of sites; the weights do not change."""
-        weights = site_weights([reply.counts for reply in replies], self.tau)
+        weights = site_weights([reply.counts for reply in replies], self.tau, self.weighting)
         stats = pooled_norm_stats([reply.state for reply in replies], self.groups, np.asarray(weights))
         return ServerState(server.round, server.state | stats, server.extra)
 
