@@ -12,7 +12,6 @@ from hilum.federation.messages import LabelCounts
 from hilum.models.classifier import StateGroup
 from hilum.training.state import State
 
-
 WEIGHTINGS = {
     "known": "a site weighs its images, in a head row its known labels",
     "contrast": "a site weighs positives × negatives / known labels: one class alone has no contrast to teach",
@@ -66,8 +65,8 @@ def aggregate(
     """Return the aggregated state, in float64, independent of the order of the sites.
 
     Trunk and normalization: Σ p_k w_k with p_k ∝ n_k^tau (McMahan et al. 2017 at tau 1). Head row c: only
-    sites that label finding c, weighted by what they know of it (``label_evidence``); a row that nobody labels keeps its previous
-    value (Kulkarni et al. 2024, generalized). Integer counters are taken from the previous state.
+    sites that label finding c, weighted by what they know of it (``label_evidence``); a row that nobody
+    labels keeps its previous value (Kulkarni et al. 2024, generalized). Integer counters are taken from the previous state.
     """
     order = sorted(range(len(states)), key=lambda k: (counts[k].images, counts[k].known.tobytes(), _first(states[k])))
     states, counts = [states[k] for k in order], [counts[k] for k in order]
