@@ -66,7 +66,8 @@ def aggregate(
 
     Trunk and normalization: Σ p_k w_k with p_k ∝ n_k^tau (McMahan et al. 2017 at tau 1). Head row c: only
     sites that label finding c, weighted by what they know of it (``label_evidence``); a row that nobody
-    labels keeps its previous value (Kulkarni et al. 2024, generalized). Integer counters are taken from the previous state.
+    labels keeps its previous value (Kulkarni et al. 2024, generalized). Integer counters are taken from the
+    previous state.
     """
     order = sorted(range(len(states)), key=lambda k: (counts[k].images, counts[k].known.tobytes(), _first(states[k])))
     states, counts = [states[k] for k in order], [counts[k] for k in order]
