@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hospitals import hilum, write_study
 from hypothesis import settings
+
+from hospitals import hilum, write_study
 
 settings.register_profile("hilum", deadline=None, derandomize=True, database=None)
 settings.load_profile("hilum")

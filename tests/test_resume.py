@@ -1,0 +1,173 @@
+"""A run killed at any moment resumes to a bit-identical result."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hospitals
+from hilum.errors import RunError
+from hilum.study import arms, run, spec
+from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.hospitals import load_sites, training_sites
+
+COMMAND = [sys.executable, "-c", "from hilum.cli import main; main()"]
+SECONDS = 120
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=pipe, stderr=pipe, text=True)
+
+
+def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a file appears; fail when the process ends before."""
+    until = time.monotonic() + SECONDS
+    while next(iter(folder.glob(pattern)), None) is None:
+        assert process.poll() is None, f"ended before {pattern}: {process.communicate()}"
+        assert time.monotonic() < until, f"no {pattern}"
+        time.sleep(0.001)
+
+
+def kept(root: Path) -> dict[str, Any]:
+    """Return everything that a result is: files by their bytes, the log without its times."""
+    files = {
+        str(path.relative_to(root)): path.read_bytes()
+        for kind in ("models", "rounds", "predictions", "splits", "labels", "boxes", "gallery")
+        for path in sorted((root / kind).rglob("*"))
+        if path.is_file()
+    }
+    assert any(name.startswith("models") for name in files)
+    for path in sorted((root / "maps").rglob("*.npz")):
+        with np.load(path) as stored:
+            files |= {f"{path.relative_to(root)}:{name}": stored[name].tobytes() for name in stored}
+    log = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+    return {
+        **files,
+        "metrics.json": (root / "metrics.json").read_bytes(),
+        "sites.json": (root / "sites.json").read_bytes(),
+        "metrics.jsonl": [{k: v for k, v in line.items() if k != "seconds"} for line in log],
+    }
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def test_killed_run_resumes_to_the_same_bytes(tiny_study: Path, tiny_run: Path, tmp_path: Path) -> None:
+    """Killed while it caches, after a first federated round, and while it predicts; then let go to the end."""
+    root, cache = tmp_path / "run", tmp_path / "cache"
+    arguments = ("study", tiny_study, "--out", root, "--set", f"images.cache={cache}")
+    moments = {
+        "cache/*/index.sqlite": (),
+        "run/rounds/seed_0/federated/federated/round_0001": ("--resume",),
+        "run/predictions/seed_0/pooled/pooled/north.csv": ("--resume",),
+    }
+    for pattern, resume in moments.items():
+        process = start(*arguments, *resume)
+        wait_for(pattern, tmp_path, process)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not (root / "metrics.json").exists()
+    outcome = hospitals.hilum(*arguments, "--resume")
+    assert outcome.status == 0, outcome.err
+    assert_same(kept(root), kept(tiny_run))
+    assert not list(root.rglob(".*.tmp"))
+    assert json.loads((root / "run.json").read_text())["finished"]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in hilum catches it."""
+
+
+@pytest.mark.parametrize("normalization", ["site", "recalibrated"])
+def test_every_file_of_a_training_may_be_the_last(
+    normalization: str, tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that dies before its k-th file is in place ends, for every k, as one that never died."""
+    study = spec.load_study(tiny_study, [f"federation.normalization={normalization}"])
+    sites = training_sites(load_sites(study, tiny_study.parent / "cache"))
+    key = ModelKey(0, "federated", "federated")
+
+    def train(root: Path, dies_at: int) -> int:
+        """Train into ``root``; return how many files were in place when it ended."""
+        count = 0
+
+        def fsync(_: int) -> None:
+            nonlocal count
+            count += 1
+            if count == dies_at:
+                raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", fsync)
+            arms.train_model(study, key, sites, RunDirectory(root), "float32", lambda: None)
+        return count
+
+    def result(root: Path) -> dict[str, Any]:
+        files = [path for path in root.rglob("[!.]*") if path.is_file() and path.suffix != ".jsonl"]
+        log = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+        rounds = [(line["round"], line["train_loss"], line["validation_loss"]) for line in log]
+        return {"log": rounds, **{str(path.relative_to(root)): path.read_bytes() for path in files}}
+
+    total = train(tmp_path / "whole", 0)
+    assert total >= 7
+    for k in range(1, total + 1):
+        root = tmp_path / f"dies_at_{k}"
+        with pytest.raises(Killed):
+            train(root, k)
+        RunDirectory(root).remove_unfinished()
+        train(root, 0)
+        assert_same(result(root), result(tmp_path / "whole"))
+
+
+def test_ctrl_c_stops_with_one_line_and_resumes(tiny_study: Path, tiny_run: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    process = start("study", tiny_study, "--out", root)
+    wait_for("rounds/seed_0/pooled/pooled/round_0001", root, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert out == ""
+    assert err.strip().splitlines() == [
+        "hilum: Stopped. What was computed is kept: repeat the command to go on (hilum study: with --resume)."
+    ]
+    assert hospitals.hilum("study", tiny_study, "--out", root, "--resume").status == 0
+    assert_same(kept(root), kept(tiny_run))
+
+
+def test_a_run_is_not_overwritten_and_not_mixed(tiny_study: Path, tiny_run: Path) -> None:
+    study = spec.load_study(tiny_study)
+    with pytest.raises(RunError, match="--resume"):
+        run.run_study(study, tiny_run)
+    other = spec.load_study(tiny_study, ["training.rounds=3", "seeds=[0]"])
+    with pytest.raises(RunError, match="other values in: seeds, training"):
+        run.run_study(other, tiny_run, resume=True)
+
+
+def test_changed_images_are_not_mixed_into_a_run(tmp_path: Path) -> None:
+    study = hospitals.write_study(tmp_path)
+    values = ("--set", "arms=[federated]", "--set", "seeds=[0]")
+    assert hospitals.hilum("study", study, "--out", tmp_path / "run", *values).status == 0
+    shutil.copy(tmp_path / "north/images/north00.png", tmp_path / "north/images/north01.png")
+    outcome = hospitals.hilum("study", study, "--out", tmp_path / "run", *values, "--resume")
+    assert outcome.status == 1
+    assert "some have changed" in outcome.err
+
+
+def test_a_finished_run_resumes_to_itself(tiny_study: Path, tiny_run: Path) -> None:
+    before = kept(tiny_run)
+    assert hospitals.hilum("study", tiny_study, "--out", tiny_run, "--resume").status == 0
+    assert_same(kept(tiny_run), before)
