@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hilum.models.pooling.base import Pooling, logit
@@ -12,6 +14,6 @@ class LinearSoftmaxPooling(Pooling):
 
     def pool(self, logits: Tensor) -> Tensor:
         """Return the logit of P = Σ p_i² / Σ p_i."""
-        p = logits.sigmoid()
-        log_total = p.sum(2).log()
-        return logit((p * p).sum(2).log() - log_total, (p * (-logits).sigmoid()).sum(2).log() - log_total)
+        # In logarithms, and without the common factor 1 / Σ p_i: σ(-100) is 0 in float32.
+        log_p = F.logsigmoid(logits)
+        return logit(torch.logsumexp(2 * log_p, 2), torch.logsumexp(log_p + F.logsigmoid(-logits), 2))

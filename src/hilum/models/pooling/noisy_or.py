@@ -20,6 +20,6 @@ class NoisyOrPooling(Pooling):
 
     def pool(self, logits: Tensor) -> Tensor:
         """Return the logit of P, computed in log space."""
-        factors = self.floor + (1 - self.floor) * (-logits).sigmoid()
-        log_none = factors.clamp(min=1e-12).log().sum(2).clamp(max=-1e-6)
+        scaled = (1 - self.floor) * logits.sigmoid()
+        log_none = torch.log1p(-scaled.clamp(max=1 - 1e-6)).sum(2).clamp(max=-1e-6)
         return logit(torch.log(-torch.expm1(log_none)), log_none)
