@@ -1,0 +1,204 @@
+"""hilum predict: one row an image, one map a finding, and both where they belong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import hospitals
+from hilum.study import inference
+from hilum.training.inference import Inferred
+
+FINDINGS = list(hospitals.FINDINGS)
+SHAPES = {"wide": (300, 90), "tall": (70, 400), "square": (64, 64), "huge": (1200, 800)}
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """A folder with films of several shapes, one of them in a folder of its own."""
+    folder = tmp_path / "films"
+    (folder / "more").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, (width, height) in SHAPES.items():
+        where = folder / "more" if name == "tall" else folder
+        Image.fromarray(hospitals.disc(width, height, 0, 0, 0, rng)).save(where / f"{name}.png")
+    (folder / "notes.txt").write_text("no film")
+    return folder
+
+
+def predicted(out: Path) -> pd.DataFrame:
+    return pd.read_csv(out / "predictions.csv", dtype={"image": str})
+
+
+def test_writes_a_row_and_maps_for_each_image(tiny_run: Path, films: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    outcome = hospitals.hilum("predict", tiny_run, films, "--out", out)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out == f"4 images: {out / 'predictions.csv'}\n"
+    table = predicted(out)
+    assert list(table.columns) == ["image", *FINDINGS]
+    assert set(table["image"]) == {str(films / n) for n in ("huge.png", "more/tall.png", "square.png", "wide.png")}
+    assert table[FINDINGS].to_numpy().min() > 0
+    assert table[FINDINGS].to_numpy().max() < 1
+    for name, (width, height) in SHAPES.items():
+        with np.load(out / "maps" / f"{name}.npz") as maps:
+            assert sorted(maps) == sorted(FINDINGS)
+            h, w = maps[FINDINGS[0]].shape
+            assert max(h, w) == min(256, max(width, height))
+            assert w / h == pytest.approx(width / height, rel=0.02)
+            assert all(0 <= maps[f].min() <= maps[f].max() <= 1 for f in maps)
+
+
+def test_predictions_are_those_of_the_study(tiny_run: Path, tmp_path: Path) -> None:
+    """The same images through hilum predict and through the study give the same numbers."""
+    hospital = tiny_run.parent / "north"
+    expected = [
+        pd.read_csv(tiny_run / f"predictions/seed_{seed}/federated/federated/north.csv").set_index("image_id")
+        for seed in (0, 1)
+    ]
+    images = [hospital / name for name in expected[0].index]
+    hospitals.hilum("predict", tiny_run, *images, "--out", tmp_path, "--site", "north")
+    both = np.mean([table[FINDINGS].to_numpy() for table in expected], 0)
+    np.testing.assert_allclose(predicted(tmp_path)[FINDINGS], both, atol=2e-5)
+    hospitals.hilum("predict", tiny_run, *images, "--out", tmp_path, "--site", "north", "--seed", "1")
+    np.testing.assert_allclose(predicted(tmp_path)[FINDINGS], expected[1][FINDINGS], atol=2e-5)
+
+
+def test_a_site_has_its_own_statistics(tiny_run: Path, films: Path, tmp_path: Path) -> None:
+    tables = []
+    for site in ([], ["--site", "north"], ["--site", "south"]):
+        assert hospitals.hilum("predict", tiny_run, films, "--out", tmp_path, *site).status == 0
+        tables.append(predicted(tmp_path)[FINDINGS].to_numpy())
+    assert not np.allclose(tables[0], tables[1])
+    assert not np.allclose(tables[1], tables[2])
+
+
+def test_a_finding_never_taught_is_blank_and_has_no_map(tiny_run: Path, films: Path, tmp_path: Path) -> None:
+    """South labels no effusion."""
+    outcome = hospitals.hilum("predict", tiny_run, films, "--out", tmp_path, "--arm", "local", "--site", "south")
+    assert outcome.status == 0, outcome.err
+    table = predicted(tmp_path)
+    assert table["Effusion"].isna().all()
+    assert table["Nodule"].notna().all()
+    with np.load(tmp_path / "maps/wide.npz") as maps:
+        assert list(maps) == ["Nodule"]
+
+
+def test_paths_stay_as_they_were_given(
+    tiny_run: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(films.parent)
+    given = ("./films/wide.png", "films/../films/more")
+    assert hospitals.hilum("predict", tiny_run, *given, "--out", "out").status == 0
+    assert list(predicted(tmp_path / "out")["image"]) == ["./films/wide.png", "films/../films/more/tall.png"]
+
+
+def test_images_of_one_stem_keep_their_maps(tiny_run: Path, films: Path, tmp_path: Path) -> None:
+    shutil.copy(films / "wide.png", films / "more/square.png")
+    hospitals.hilum("predict", tiny_run, films / "square.png", films / "more/square.png", "--out", tmp_path / "out")
+    shapes = []
+    for name in ("square", "square-2"):
+        with np.load(tmp_path / f"out/maps/{name}.npz") as maps:
+            shapes.append(maps["Nodule"].shape)
+    assert shapes == [(64, 64), (77, 256)]
+
+
+@pytest.mark.parametrize(("width", "height"), [(120, 60), (60, 120), (90, 90), (500, 200)])
+@pytest.mark.parametrize(("x", "y"), [(0.25, 0.3), (0.8, 0.75)])
+def test_the_bright_part_of_a_map_lies_on_the_disc(
+    width: int, height: int, x: float, y: float, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model whose map is the brightness of each cell points at the disc, whatever the letterbox padded."""
+
+    def brightness(model: Any, batches: Any, precision: str, flip: bool) -> Inferred:
+        cells = torch.cat([torch.nn.functional.avg_pool2d(images, 4) for images in batches])
+        cells = cells.repeat(1, len(FINDINGS), 1, 1).numpy()
+        return Inferred(cells.max((2, 3)), cells)
+
+    monkeypatch.setattr(inference, "infer", brightness)
+    side = min(width, height)
+    pixels = hospitals.disc(width, height, x * width, y * height, side / 6, np.random.default_rng(1))
+    Image.fromarray(pixels).save(tmp_path / "disc.png")
+    assert hospitals.hilum("predict", tiny_run, tmp_path / "disc.png", "--out", tmp_path).status == 0
+    with np.load(tmp_path / "maps/disc.npz") as maps:
+        found = maps["Nodule"].astype(float)
+    weight = np.clip(found - (np.median(found) + found.max()) / 2, 0, None)
+    rows, columns = np.indices(found.shape) + 0.5
+    scale, half_a_cell = max(width, height) / max(found.shape), max(width, height) / 16
+    assert (weight * columns).sum() / weight.sum() * scale == pytest.approx(x * width, abs=half_a_cell)
+    assert (weight * rows).sum() / weight.sum() * scale == pytest.approx(y * height, abs=half_a_cell)
+
+
+def broken(films: Path) -> Path:
+    path = films / "broken.png"
+    path.write_bytes((films / "wide.png").read_bytes()[:200])
+    return path
+
+
+def test_an_unreadable_image_is_refused_or_left_out(tiny_run: Path, films: Path, tmp_path: Path) -> None:
+    path, out = broken(films), tmp_path / "out"
+    refused = hospitals.hilum("predict", tiny_run, films, "--out", out)
+    assert refused.status == 1
+    assert refused.err == (
+        "hilum: Expected 5 readable images; found 1 that are not:\n"
+        f"  {path}: truncated or damaged: the PNG has no end\nAdd --on-error leave_out to predict the others.\n"
+    )
+    assert not out.exists()
+    left_out = hospitals.hilum("predict", tiny_run, films, "--out", out, "--on-error", "leave_out")
+    assert left_out.status == 0
+    assert f"left out: {path}: truncated" in left_out.err
+    assert len(predicted(out)) == 4
+    alone = hospitals.hilum("predict", tiny_run, path, "--out", out, "--on-error", "leave_out")
+    assert alone.status == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["--arm", "local"], 1, "name one with --site: north, south"),
+        (["--arm", "local", "--site", "east"], 1, "name one with --site: north, south"),
+        (["--site", "nowhere"], 1, "Expected --site among north, south, east"),
+        (["--seed", "7"], 1, "Expected --seed among [0, 1]; found 7"),
+        (["--arm", "central"], 2, "'central' is not one of"),
+        (["--on-error", "ignore"], 2, "'ignore' is not one of"),
+    ],
+)
+def test_a_wrong_choice_is_told(
+    arguments: list[str], status: int, told: str, tiny_run: Path, films: Path, tmp_path: Path
+) -> None:
+    outcome = hospitals.hilum("predict", tiny_run, films, "--out", tmp_path / "out", *arguments)
+    assert outcome.status == status
+    assert told in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_path_without_images_is_told(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path, told in (("empty", "Expected PNG or JPEG files in the folder"), ("absent.png", "there is none")):
+        outcome = hospitals.hilum("predict", tiny_run, tmp_path / path, "--out", tmp_path / "out")
+        assert (outcome.status, told in outcome.err) == (1, True)
+
+
+def test_a_directory_without_a_run_is_told(tiny_run: Path, films: Path, tmp_path: Path) -> None:
+    outcome = hospitals.hilum("predict", tmp_path, films, "--out", tmp_path / "out")
+    assert (outcome.status, "Expected study.yaml in" in outcome.err) == (1, True)
+    unfinished = tmp_path / "run"
+    shutil.copytree(tiny_run, unfinished, ignore=shutil.ignore_patterns("models"))
+    outcome = hospitals.hilum("predict", unfinished, films, "--out", tmp_path / "out")
+    assert outcome.status == 1
+    assert "--resume" in outcome.err
+
+
+def test_nothing_can_be_written(tiny_run: Path, films: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    outcome = hospitals.hilum("predict", tiny_run, films, "--out", tmp_path / "out")
+    assert outcome.status == 1
+    assert "Not a directory" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
