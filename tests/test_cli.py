@@ -1,0 +1,230 @@
+"""The command line: help that can be read, names, data, demo, report, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import hilum as package
+import hospitals
+from hilum.cli import main
+from hilum.cli.listing import KINDS
+from hilum.databases import DATABASES
+from hilum.findings.vocabulary import FINDINGS
+from hilum.study import demo
+from hilum.study.directory import RunDirectory
+
+VERBS = ("demo", "study", "predict", "report", "list", "data", "data check", "data manifest")
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_is_readable_at_80_columns(verb: str) -> None:
+    outcome = hospitals.hilum(*verb.split(), "--help")
+    assert outcome.status == 0
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    assert "..." not in outcome.out.replace("}...", "").replace("[ARGS]...", "")  # nothing is cut off
+    assert "``" not in outcome.out
+    assert len(outcome.out.split("Options:")[0].split()) > 10
+
+
+def test_help_names_every_verb() -> None:
+    listed = hospitals.hilum("--help").out.split("Commands:")[1]
+    assert [verb for verb in VERBS if " " not in verb and f"  {verb} " not in listed] == []
+
+
+def test_version() -> None:
+    assert hospitals.hilum("--version").out == f"hilum {package.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["studdy"], ["study"], ["study", "a.yaml", "--sett", "a=b"], ["predict", "run"]])
+def test_wrong_usage_exits_2_with_a_hint(arguments: list[str]) -> None:
+    outcome = hospitals.hilum(*arguments)
+    assert outcome.status == 2
+    assert "Usage:" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_list_names_everything_a_study_may_use() -> None:
+    everything = hospitals.hilum("list")
+    assert everything.status == 0
+    for kind in KINDS:
+        alone = hospitals.hilum("list", kind)
+        names = [line.split("  ")[1] for line in alone.out.splitlines()]
+        assert names
+        assert alone.out in everything.out
+    assert [line.split()[0] for line in hospitals.hilum("list", "databases").out.splitlines()] == list(DATABASES)
+    assert [line.strip() for line in hospitals.hilum("list", "findings").out.splitlines()] == list(FINDINGS)
+
+
+def test_list_of_an_unknown_kind_suggests_one() -> None:
+    outcome = hospitals.hilum("list", "database")
+    assert outcome.status == 1
+    assert "Did you mean 'databases'?" in outcome.err
+
+
+def test_list_and_help_import_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom hilum.cli import main\n"
+        "for arguments in (['list'], ['study', '--help']):\n"
+        "    sys.argv = ['hilum', *arguments]\n"
+        "    try: main()\n    except SystemExit: pass\n"
+        "print([m for m in ('torch', 'pandas', 'scipy', 'matplotlib', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Path:
+    return hospitals.write_hospital(tmp_path / "here")
+
+
+def test_data_check_counts(hospital: Path) -> None:
+    outcome = hospitals.hilum("data", "check", "folder", hospital, "--json")
+    assert outcome.status == 0
+    counts = json.loads(outcome.out)
+    assert counts["images"] == 24
+    assert counts["patients"] == 12
+    assert counts["boxes"] == 12
+    assert counts["findings"]["Nodule"] == {"positive": 12, "negative": 12, "uncertain": 0, "unknown": 0}
+    assert counts["problems"] == []
+    assert "secret" not in outcome.out
+    table = hospitals.hilum("data", "check", "folder", hospital).out
+    assert table.startswith("folder: 24 images of 12 patients, 12 boxes")
+    assert table.rstrip().endswith("0 problems")
+
+
+def test_data_check_names_what_a_study_would_refuse(hospital: Path) -> None:
+    images = hospital / "images"
+    (images / "here00.png").write_bytes(b"")
+    (images / "here01.png").write_bytes((images / "here02.png").read_bytes()[:99])
+    Image.fromarray(np.full((40, 40), 7, np.uint8)).save(images / "here03.png")
+    (images / "here04.png").unlink()
+    problems = "\n".join(json.loads(hospitals.hilum("data", "check", "folder", hospital, "--json").out)["problems"])
+    for told in (
+        "row 0 (images/here00.png): empty file",
+        "row 1 (images/here01.png): truncated or damaged",
+        "row 3 (images/here03.png): constant image",
+        "labels.csv row 6: the image 'images/here04.png' is not on disk",
+    ):
+        assert told in problems
+
+
+@pytest.mark.parametrize("name", list(DATABASES))
+def test_data_check_reads_every_database(name: str, tmp_path: Path) -> None:
+    DATABASES.load(name).write_replica(tmp_path)
+    counts = json.loads(hospitals.hilum("data", "check", name, tmp_path, "--json").out)
+    assert set(counts) == {"images", "patients", "boxes", "findings", "problems"}
+    assert counts["images"] > 0
+    for finding, labels in counts["findings"].items():
+        assert finding in FINDINGS
+        assert list(labels) == ["positive", "negative", "uncertain", "unknown"]
+        assert sum(labels.values()) == counts["images"]
+
+
+def test_data_manifest_writes_labels_and_boxes(hospital: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "manifest.csv"
+    outcome = hospitals.hilum("data", "manifest", "folder", hospital, "--out", out)
+    assert outcome.out.splitlines() == [f"24 images: {out}", f"12 boxes: {out.with_suffix('.boxes.csv')}"]
+    table = pd.read_csv(out)
+    given = pd.read_csv(hospital / "labels.csv")
+    assert list(table["image_id"]) == list(given["image"])
+    assert list(table["patientid"]) == list(given["patient"])
+    assert list(table["Nodule"]) == list(given["Nodule"])
+    boxes, drawn = pd.read_csv(out.with_suffix(".boxes.csv")), pd.read_csv(hospital / "boxes.csv")
+    assert list(boxes["image_id"]) == list(drawn["image"])
+    corners = ["x0", "y0", "x1", "y1"]
+    np.testing.assert_allclose(boxes[corners], drawn[corners], rtol=1e-4)
+    for name, *size in boxes[["image_id", "width", "height"]].itertuples(index=False):
+        with Image.open(hospital / name) as image:
+            assert tuple(size) == image.size
+
+
+def test_data_manifest_without_boxes_writes_one_file(tmp_path: Path) -> None:
+    DATABASES.load("shenzhen").write_replica(tmp_path / "db")
+    assert hospitals.hilum("data", "manifest", "shenzhen", tmp_path / "db", "--out", tmp_path / "m.csv").status == 0
+    assert not (tmp_path / "m.boxes.csv").exists()
+
+
+def test_data_manifest_that_cannot_be_written_is_told(hospital: Path) -> None:
+    outcome = hospitals.hilum("data", "manifest", "folder", hospital, "--out", hospital / "labels.csv" / "m.csv")
+    assert outcome.status == 1
+    assert outcome.err.startswith("hilum: Expected to write")
+
+
+def test_report_is_written_again(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    before = (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    outcome = hospitals.hilum("report", run)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out == f"report: {run / 'report.html'}\n"
+    assert len((run / "report.html").read_text()) == len(before)
+    assert hospitals.hilum("report", tmp_path / "absent").status == 1
+
+
+def test_demo_draws_hospitals_and_goes_on_when_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "IMAGES", dict.fromkeys(demo.IMAGES, 40))
+    monkeypatch.setattr(demo, "SIZE", 48)
+    monkeypatch.setattr(demo.os, "cpu_count", lambda: 1)
+    small = ["findings=[Cardiomegaly, Effusion]", "images.size=32", "training.rounds=1", "training.updates=1"]
+    small += ["training.batch=8", "training.precision=float32", "training.threads=1", "evaluation.resamples=100"]
+    small += ["arms=[federated]", "model.backbone.widths=[4, 6, 8]"]
+    arguments = ["demo", "--out", tmp_path / "demo", *(part for value in small for part in ("--set", value))]
+    outcome = hospitals.hilum(*arguments)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out == f"report: {tmp_path / 'demo' / 'report.html'}\n"
+    report = (tmp_path / "demo/report.html").read_text()
+    assert "synthetic" in report
+    again = hospitals.hilum(*arguments)
+    assert again.status == 0, again.err
+    assert RunDirectory(tmp_path / "demo/run").read_json("run.json")["data"] == "phantom"
+
+
+def test_demo_into_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = hospitals.hilum("demo", "--out", tmp_path / "file")
+    assert (outcome.status, "is a file" in outcome.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("stop", "told"),
+    [
+        (KeyboardInterrupt(), "hilum: Stopped. What was computed is kept"),
+        (KeyboardInterrupt("Stopped: 7 of 9 new images are kept."), "hilum: Stopped: 7 of 9 new images are kept."),
+    ],
+)
+def test_ctrl_c_tells_what_the_stopped_step_says(stop: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any) -> None:
+        raise stop
+
+    monkeypatch.setattr("hilum.study.spec.load_study", stopped)
+    outcome = hospitals.hilum("study", "study.yaml")
+    assert outcome.status == 130
+    assert outcome.err.startswith(told)
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_main_lets_a_bug_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("hilum.study.spec.load_study", bug)
+    monkeypatch.setattr(sys, "argv", ["hilum", "study", "study.yaml"])
+    with pytest.raises(ZeroDivisionError):
+        main()
