@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hilum.federation.messages import LabelCounts
 from hilum.models.classifier import StateGroup
-from hilum.training.state import State
+from hilum.training.state import State, fingerprint
 
 WEIGHTINGS = {
     "known": "a site weighs its images, in a head row its known labels",
@@ -69,8 +69,7 @@ def aggregate(
     labels keeps its previous value (Kulkarni et al. 2024, generalized). Integer counters are taken from the
     previous state.
     """
-    order = sorted(range(len(states)), key=lambda k: (counts[k].images, counts[k].known.tobytes(), _first(states[k])))
-    states, counts = [states[k] for k in order], [counts[k] for k in order]
+    states, counts = in_canonical_order(states, counts)
     p = torch.from_numpy(site_weights(counts, tau, weighting))
     rows = torch.from_numpy(row_weights(counts, tau, weighting))
     result: State = {}
@@ -88,8 +87,13 @@ def aggregate(
     return result
 
 
-def _first(state: State) -> float:
-    return float(next(iter(state.values())).double().sum())
+def in_canonical_order(states: Sequence[State], counts: Sequence[LabelCounts]) -> tuple[list[State], list[LabelCounts]]:
+    """Return the sites in an order that depends on what they sent alone: only equal sites tie."""
+    keys = [
+        (c.images, c.known.tobytes(), c.positive.tobytes(), fingerprint(s)) for s, c in zip(states, counts, strict=True)
+    ]
+    order = sorted(range(len(states)), key=keys.__getitem__)
+    return [states[k] for k in order], [counts[k] for k in order]
 
 
 def pooled_norm_stats(states: Sequence[State], groups: Mapping[str, StateGroup], weights: NDArray[np.float64]) -> State:

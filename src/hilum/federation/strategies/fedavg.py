@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from hilum.errors import StudyError
-from hilum.federation.aggregation import WEIGHTINGS, aggregate, pooled_norm_stats, site_weights
+from hilum.federation.aggregation import WEIGHTINGS, aggregate, in_canonical_order, pooled_norm_stats, site_weights
 from hilum.federation.messages import LabelCounts, Reply, ServerState, Task
 from hilum.models.classifier import StateGroup
 from hilum.training.loop import LocalTrainer
@@ -65,8 +63,8 @@ class FedAvg:
 
     def recalibrate_at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
         """Replace the statistics by those of the mixture of sites; the weights do not change."""
-        weights = site_weights([reply.counts for reply in replies], self.tau, self.weighting)
-        stats = pooled_norm_stats([reply.state for reply in replies], self.groups, np.asarray(weights))
+        states, counts = in_canonical_order([reply.state for reply in replies], [reply.counts for reply in replies])
+        stats = pooled_norm_stats(states, self.groups, site_weights(counts, self.tau, self.weighting))
         return ServerState(server.round, server.state | stats, server.extra)
 
     def _kept(self, state: State) -> State:
