@@ -150,16 +150,19 @@ class LocalTrainer:
 
 
 def estimate_norm_stats(model: LocalizingClassifier, batches: Iterable[Tensor], precision: str = "float32") -> None:
-    """Set the model's normalization statistics to the averages over unlabelled batches (AdaBN, Li et al. 2018)."""
+    """Set the model's normalization statistics to the averages over unlabelled images (AdaBN, Li et al. 2018)."""
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None
         norm.train()
+    seen = 0
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         for images in batches:
+            seen += len(images)
+            for norm in norms:
+                norm.momentum = len(images) / seen  # the running mean over images, whatever the batches
             model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
