@@ -82,7 +82,7 @@ def _require_columns(database: str, file: str, found: list[str], expected: Itera
             raise DataError(
                 f"{database}: expected '{file}' to be separated by commas; found '{found[0]}'. Save it with commas."
             )
-        near = [n for n in folded if column in n] or get_close_matches(column.casefold(), folded, n=1, cutoff=0.5)
+        near = [n for n in folded if column in n] or get_close_matches(column.casefold(), folded, n=1, cutoff=0.6)
         hint = f'found "{folded[near[0]]}"; rename it' if near else f"found {', '.join(found)}"
         raise DataError(f"{database}: Expected a column \"{column}\" in '{file}'; {hint}.")
 
