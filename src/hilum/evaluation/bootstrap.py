@@ -128,7 +128,8 @@ def macro(sample: Resampled) -> Resampled:
     """Average the figures that exist in the full sample into one, K = 1.
 
     A figure that a resample lacks stays out of that resample's mean, and so that the mean does not jump
-    when an easy or hard finding is missing, it is the *deviations* from the full sample that are averaged.
+    when an easy or hard finding is missing, it is the *deviations* from the full sample that are averaged;
+    the result stays within the range of the figures.
     """
     exists = ~np.isnan(sample.values)
     if not exists.any():
@@ -138,7 +139,8 @@ def macro(sample: Resampled) -> Resampled:
     total = np.where(known, deviations, 0).sum(axis=1)
     mean = np.divide(total, known.sum(axis=1), out=np.full(len(total), np.nan), where=known.any(axis=1))
     seeds = sample.seeds[:, exists].mean(axis=1, keepdims=True)
-    return Resampled(seeds, seeds.mean() + mean[:, None])
+    seen = np.concatenate([sample.resamples[:, exists], sample.values[None, exists]])
+    return Resampled(seeds, np.clip(seeds.mean() + mean[:, None], np.nanmin(seen), np.nanmax(seen)))
 
 
 def evaluate_classification(
@@ -243,9 +245,7 @@ def check_seeds(
     s = np.asarray(scores, dtype=np.float64)
     s = s[None] if s.ndim == 2 else s
     if s.ndim != 3 or not len(s):
-        raise DataError(
-            f"Expected scores (samples, findings) or (seeds, samples, findings); found {s.shape}."
-        )
+        raise DataError(f"Expected scores (samples, findings) or (seeds, samples, findings); found {s.shape}.")
     t = [check_predictions(one, targets)[1] for one in s][-1]
     who = np.asarray(patients)
     if (

@@ -74,9 +74,7 @@ def check_predictions(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Fl
     """Return scores and targets as float64 (N, C) arrays; raises ``DataError`` for what cannot be ranked."""
     s, t = np.asarray(scores, dtype=np.float64), np.asarray(targets, dtype=np.float64)
     if s.ndim != 2 or s.shape != t.shape:
-        raise DataError(
-            f"Expected scores and targets of one shape (samples, findings); found {s.shape} and {t.shape}."
-        )
+        raise DataError(f"Expected scores and targets of one shape (samples, findings); found {s.shape} and {t.shape}.")
     if not np.isfinite(s).all():
         row, column = np.argwhere(~np.isfinite(s))[0]
         raise DataError(

@@ -13,6 +13,8 @@ from hilum.evaluation.bootstrap import LEVEL, MACRO, Resampled, interval, macro,
 from hilum.evaluation.controls import centre_prior_control, gaussian_prior_control, random_map_control
 from hilum.evaluation.maps import ACCURACIES, THRESHOLD, Boxes, Floats, mean_known, measure
 
+Controls = tuple[dict[str, float], ...]
+
 
 @dataclass(frozen=True)
 class LocalizationEstimate:
@@ -74,11 +76,13 @@ def evaluate_findings(
     threshold: float | Mapping[str, float] = THRESHOLD,
     accuracies: Sequence[float] = ACCURACIES,
     level: float = LEVEL,
+    controls: Mapping[str, Controls] | None = None,
 ) -> dict[str, dict[str, LocalizationEstimate]]:
     """Return ``evaluate_localization`` of each finding, and of ``'macro'``, their mean on the same resamples.
 
     ``maps`` (N, C, H, W) or (S, N, C, H, W); ``boxes`` names the C findings in order, each with the boxes of
-    the N images; ``threshold`` one for all, or by finding. Raises ``DataError``.
+    the N images; ``threshold`` one for all, or by finding; ``controls``: what ``measure_controls`` gave of the
+    same boxes, so that many models of one test set share them. Raises ``DataError``.
     """
     m = np.asarray(maps, dtype=np.float64)
     m = m[None] if m.ndim == 4 else m
@@ -89,16 +93,18 @@ def evaluate_findings(
             f"finding named '{MACRO}'; found maps {m.shape} and patients {who.shape}."
         )
     cuts = {f: threshold[f] if isinstance(threshold, Mapping) else threshold for f in boxes}
-    values = np.stack(
-        [_values(m[:, :, c], boxes[f], cuts[f], accuracies) for c, f in enumerate(boxes)], axis=-1
-    )
+    values = np.stack([_values(m[:, :, c], boxes[f], cuts[f], accuracies) for c, f in enumerate(boxes)], axis=-1)
     sample = resample(lambda weights: _weighted_means(weights, values), who, resamples, seed)
     counts = (~np.isnan(values)).any(axis=0).sum(axis=0)
-    controls = [_controls(boxes[f], who, m.shape[3:], cuts[f], accuracies, seed) for f in boxes]
+    known = controls or {}
+    beside_maps = [
+        known[f] if f in known else measure_controls(boxes[f], who, m.shape[3:], cuts[f], accuracies, seed)
+        for f in boxes
+    ]
     table: dict[str, dict[str, LocalizationEstimate]] = {name: {} for name in (*boxes, MACRO)}
-    for k, name in enumerate(controls[0][0]):
+    for k, name in enumerate(beside_maps[0][0]):
         part = _columns(sample, k * len(boxes), len(boxes))
-        beside = np.array([[control[name] for control in three] for three in controls])
+        beside = np.array([[control[name] for control in three] for three in beside_maps])
         for c, finding in enumerate(boxes):
             table[finding][name] = _estimate(_columns(part, c, 1), int(counts[k, c]), beside[c], 1, level)
         exists = ~np.isnan(part.values)
@@ -112,14 +118,15 @@ def _values(maps: Floats, boxes: Boxes, threshold: float, accuracies: Sequence[f
     return np.stack([np.stack(list(figures.values()), axis=-1) for figures in measured])
 
 
-def _controls(
+def measure_controls(
     boxes: Boxes,
     patients: NDArray[np.generic],
     shape: tuple[int, int],
-    threshold: float,
-    accuracies: Sequence[float],
-    seed: int,
-) -> tuple[dict[str, float], ...]:
+    threshold: float = THRESHOLD,
+    accuracies: Sequence[float] = ACCURACIES,
+    seed: int = 0,
+) -> Controls:
+    """Return every figure of random maps, of the average box of other patients, and of a central Gaussian."""
     grid = (boxes, shape, threshold, accuracies)
     return (
         random_map_control(*grid, seed=seed),
@@ -143,9 +150,7 @@ def _weighted_means(weights: NDArray[np.generic], values: Floats) -> Floats:
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
-def _estimate(
-    sample: Resampled, n: int, controls: Floats, findings: int, level: float
-) -> LocalizationEstimate:
+def _estimate(sample: Resampled, n: int, controls: Floats, findings: int, level: float) -> LocalizationEstimate:
     low, high = interval(sample.resamples[:, 0], level)
     random_map, centre, gaussian = (float(c) for c in controls)
     value = float(sample.values[0])

@@ -60,9 +60,7 @@ def iobb(maps: ArrayLike, boxes: Boxes, threshold: float = THRESHOLD) -> Floats:
     return _largest([pair[1] for pair in _overlaps(m, b, threshold)], b)
 
 
-def false_boxes(
-    maps: ArrayLike, boxes: Boxes, threshold: float = THRESHOLD, overlap: float = FALSE_BELOW
-) -> Floats:
+def false_boxes(maps: ArrayLike, boxes: Boxes, threshold: float = THRESHOLD, overlap: float = FALSE_BELOW) -> Floats:
     """Return how many detected boxes have an IoBB of at most ``overlap`` with every annotated box, (N,).
 
     Averaged over images it is AFP (Wang et al. 2017); lower is better. NaN without boxes.
@@ -133,9 +131,7 @@ def check_maps(maps: ArrayLike, boxes: Boxes) -> tuple[Floats, list[Floats]]:
         raise DataError(f"Expected one map (height, width) an image, for {len(b)} images; found {m.shape}.")
     if not np.isfinite(m).all():
         row = np.argwhere(~np.isfinite(m))[0][0]
-        raise DataError(
-            f"Expected finite maps; found NaN or infinity in row {row}. Look at the model's logits."
-        )
+        raise DataError(f"Expected finite maps; found NaN or infinity in row {row}. Look at the model's logits.")
     return m, b
 
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from hilum.evaluation.bootstrap import Estimate, evaluate_classification
 from hilum.evaluation.comparison import paired_difference
-from hilum.evaluation.localization import evaluate_findings
+from hilum.evaluation.localization import Controls, evaluate_findings, measure_controls
+from hilum.evaluation.maps import Boxes
 from hilum.study.directory import ModelKey, RunDirectory
-from hilum.study.predictions import read_table
+from hilum.study.predictions import GRID, read_table
 from hilum.study.spec import Study
 
 LOCALIZATION_METRICS = ("pointing_game", "iou", "iobb", "box_energy")
@@ -27,6 +28,7 @@ class Figures:
     def __init__(self, study: Study, run: RunDirectory, keys: Sequence[ModelKey]) -> None:
         self.study, self.run = study, run
         self.keys = list(keys)
+        self._measured: dict[tuple[str, str], Controls] = {}
         self.sites = [name for name in study.sites if len(read_table(run.table("labels", name)))]
 
     def records(self) -> dict[str, Any]:
@@ -70,18 +72,19 @@ class Figures:
                 found = self._maps(keys, site)
                 if boxes.empty or found is None:
                     continue
-                ids, patients, maps, known = found
-                by_finding = {
-                    finding: _boxes_of(boxes, finding, ids) if known[k] else [np.empty((0, 4))] * len(ids)
-                    for k, finding in enumerate(self.study.findings)
-                }
+                ids, patients, maps, taught = found
+                columns = [k for k, f in enumerate(self.study.findings) if taught[k] and f in set(boxes["finding"])]
+                if not columns:
+                    continue
+                by_finding = {f: _boxes_of(boxes, f, ids) for f in (self.study.findings[k] for k in columns)}
                 table = evaluate_findings(
-                    maps,
+                    maps[:, :, columns],
                     by_finding,
                     patients,
                     resamples=spec.resamples,
                     seed=self.study.split.seed,
                     threshold=spec.threshold,
+                    controls={f: self._controls(site, f, b, patients) for f, b in by_finding.items()},
                 )
                 for finding, metrics in table.items():
                     for metric in (m for m in LOCALIZATION_METRICS if m in metrics and metrics[m].n):
@@ -92,6 +95,14 @@ class Figures:
                             "metric": metric,
                             **asdict(metrics[metric]),
                         }
+
+    def _controls(self, site: str, finding: str, boxes: Boxes, patients: NDArray[np.int64]) -> Controls:
+        """Measure the controls of a site's boxes once: they are the same for every model."""
+        if (site, finding) not in self._measured:
+            self._measured[site, finding] = measure_controls(
+                boxes, patients, GRID, self.study.evaluation.threshold, seed=self.study.split.seed
+            )
+        return self._measured[site, finding]
 
     def _comparisons(self) -> Iterator[Record]:
         options: dict[str, Any] = {"resamples": self.study.evaluation.resamples, "seed": self.study.split.seed}
