@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hilum.databases import layout
 from hilum.errors import DataError
 
-corner = st.floats(-2000, 4000, allow_nan=False)
+corner = st.integers(-20_000, 40_000).map(lambda tenths: tenths / 10)
 pixels = st.lists(st.tuples(corner, corner, corner, corner), max_size=12)
 
 
