@@ -75,7 +75,8 @@ def write_hospital(root: Path, images: int = 24, findings: Sequence[str] = FINDI
         patient, nodule, effusion = k // 2, k // 2 % 2, k // 4 % 2
         x, y, radius = rng.uniform(14, width - 14), rng.uniform(14, height - 16), 8 * nodule
         pixels = disc(width, height, x, y, radius, rng)
-        pixels[-6:] = 230 if effusion else pixels[-6:]
+        if effusion and "Effusion" in findings:
+            pixels[-6:] = 230
         name = f"images/{root.name}{k:02d}.png"
         Image.fromarray(pixels).save(root / name)
         known = {"Nodule": nodule, "Effusion": effusion, "Mass": nodule}

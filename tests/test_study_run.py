@@ -1,0 +1,313 @@
+"""A study from file to run directory: its layout, its arms, and figures that agree with its tables."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+import hospitals
+from hilum.study import predictions
+from hilum.study.spec import load_study, parse_study
+from hilum.training.inference import Inferred
+
+REFERENCE = (Path(__file__).parents[1] / "docs/reference/run-directory.md").read_text(encoding="utf-8")
+FINDINGS = list(hospitals.FINDINGS)
+MODELS = ("local/north", "local/south", "pooled/pooled", "federated/federated")
+
+
+def read(run: Path, name: str) -> Any:
+    return json.loads((run / name).read_text(encoding="utf-8"))
+
+
+def table(run: Path, kind: str, model: str, site: str, seed: int = 0) -> pd.DataFrame:
+    return pd.read_csv(run / kind / f"seed_{seed}" / model / f"{site}.csv")
+
+
+def records(run: Path, kind: str = "classification", **chosen: Any) -> list[dict[str, Any]]:
+    found = read(run, "metrics.json")[kind]
+    return [record for record in found if all(record[key] == value for key, value in chosen.items())]
+
+
+def weights(run: Path, model: str = "federated/federated", seed: int = 0) -> dict[str, torch.Tensor]:
+    return load_file(run / f"models/seed_{seed}" / model / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def run_with(study: Path, out: Path, *values: str) -> Path:
+    outcome = hospitals.hilum("study", study, "--out", out, *(part for value in values for part in ("--set", value)))
+    assert outcome.status == 0, outcome.err
+    return out
+
+
+# The layout
+
+
+def documented() -> dict[str, re.Pattern[str]]:
+    """Return the paths of the reference, as patterns."""
+    lines = REFERENCE.split("```")[1].strip().splitlines()
+    paths = [line.split()[0] for line in lines]
+    return {path: re.compile(re.sub(r"<\w+>", r"[\\w-]+", re.escape(path).replace(r"\<", "<"))) for path in paths}
+
+
+def test_every_file_is_documented_and_every_documented_file_is_there(tiny_run: Path) -> None:
+    patterns = documented()
+    files = [path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file()]
+    assert [file for file in files if not any(p.fullmatch(file) for p in patterns.values())] == []
+    absent = [name for name, p in patterns.items() if not any(p.fullmatch(file) for file in files)]
+    assert [Path(name).name for name in absent] == ["extra.safetensors"]
+
+
+def keys_of(heading: str) -> list[str]:
+    """Return the keys of one section of the reference."""
+    section = re.split(r"\n#{2,3} ", REFERENCE.split(f"# `{heading}`\n")[1])[0]
+    return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["run.json", "sites.json", "metrics.jsonl", "gallery/gallery.json"])
+def test_keys_are_those_of_the_reference(name: str, tiny_run: Path) -> None:
+    text = (tiny_run / name).read_text()
+    content = [json.loads(line) for line in text.splitlines()] if name.endswith("jsonl") else json.loads(text)
+    for entry in content if isinstance(content, list) else [content]:
+        assert sorted(entry) == sorted(keys_of(name))
+
+
+@pytest.mark.parametrize("kind", ["classification", "localization", "comparisons"])
+def test_keys_of_figures_are_those_of_the_reference(kind: str, tiny_run: Path) -> None:
+    found = records(tiny_run, kind)
+    assert found
+    optional = {"seeds", "findings", "p"}
+    for record in found:
+        assert set(keys_of(kind)) - optional <= set(record) <= set(keys_of(kind))
+    assert set(read(tiny_run, "metrics.json")) == {"schema", "classification", "localization", "comparisons"}
+
+
+def test_nothing_tells_a_patient(tiny_run: Path) -> None:
+    for path in (p for p in tiny_run.rglob("*") if p.is_file()):
+        assert b"secret" not in path.read_bytes(), path
+
+
+def test_the_resolved_study_runs_the_same_study(tiny_run: Path, tiny_study: Path) -> None:
+    assert load_study(tiny_run / "study.yaml") == load_study(tiny_study)
+    packages = read(tiny_run, "run.json")["packages"]
+    assert packages["torch"] == torch.__version__
+    assert packages["numpy"] == np.__version__
+
+
+def test_log_has_every_round_once(tiny_run: Path) -> None:
+    lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    found = [(line["seed"], f"{line['arm']}/{line['model']}", line["round"]) for line in lines]
+    assert sorted(found) == sorted((seed, model, n) for seed in (0, 1) for model in MODELS for n in (1, 2))
+    for line in lines:
+        assert line["updates"] == line["round"] * (4 if line["arm"] == "pooled" else 2)
+
+
+# Patients, labels, splits
+
+
+def test_splits_keep_patients_together(tiny_run: Path, tiny_study: Path) -> None:
+    for entry in read(tiny_run, "sites.json"):
+        split = pd.read_csv(tiny_run / "splits" / f"{entry['name']}.csv")
+        given = pd.read_csv(tiny_study.parent / entry["name"] / "labels.csv")
+        assert (split.groupby("patient")["split"].nunique() == 1).all()
+        assert list(split["image_id"]) == list(given["image"])
+        assert split["patient"].nunique() == given["patient"].nunique()
+        for name, counts in entry["splits"].items():
+            chosen = split[split["split"] == name]
+            assert counts == {"images": len(chosen), "patients": chosen["patient"].nunique()}
+
+
+def test_predictions_labels_and_boxes_are_of_test_images(tiny_run: Path) -> None:
+    for site in ("north", "south", "east"):
+        split = pd.read_csv(tiny_run / "splits" / f"{site}.csv")
+        test = split.loc[split["split"] == "test", "image_id"]
+        labels = pd.read_csv(tiny_run / "labels" / f"{site}.csv")
+        assert list(labels["image_id"]) == list(test)
+        assert set(pd.read_csv(tiny_run / "boxes" / f"{site}.csv")["image_id"]) <= set(test)
+        for model in MODELS:
+            predicted = table(tiny_run, "predictions", model, site)
+            assert list(predicted["image_id"]) == list(test)
+            assert list(predicted["patient"]) == list(labels["patient"])
+
+
+def test_an_outside_site_is_tested_only(tiny_run: Path, tiny_study: Path, tmp_path: Path) -> None:
+    """Every image of it is a test image, and the weights are those of a study without it."""
+    assert set(pd.read_csv(tiny_run / "splits/east.csv")["split"]) == {"test"}
+    assert records(tiny_run, site="east", arm="federated", finding="Nodule")
+    text = re.sub(r"  east: .*\n", "", tiny_study.read_text()).replace("root: ", f"root: {tiny_study.parent}/")
+    (tmp_path / "study.yaml").write_text(text)
+    without = run_with(tmp_path / "study.yaml", tmp_path / "run", "arms=[federated]", "seeds=[0]")
+    assert same(weights(without), weights(tiny_run))
+
+
+def test_a_finding_never_taught_is_blank_and_its_figures_null(tiny_run: Path) -> None:
+    """South labels no effusion: its own model says nothing of it anywhere, the others do."""
+    for site in ("north", "east"):
+        assert table(tiny_run, "predictions", "local/south", site)["Effusion"].isna().all()
+        assert table(tiny_run, "predictions", "local/south", site)["Nodule"].notna().all()
+        assert table(tiny_run, "predictions", "federated/federated", site)[FINDINGS].notna().all(axis=None)
+        for seed in (0, 1, "all"):
+            for record in records(tiny_run, model="south", site=site, finding="Effusion", seed=seed):
+                assert (record["value"], record["low"], record["high"], record["n"]) == (None, None, None, 0)
+    for record in records(tiny_run, site="south", finding="Effusion"):
+        assert (record["value"], record["n"]) == (None, 0)
+    macro = records(tiny_run, model="south", site="north", finding="macro", metric="auroc", seed=0)[0]
+    own = records(tiny_run, model="south", site="north", finding="Nodule", metric="auroc", seed=0)[0]
+    assert macro["value"] == own["value"]
+
+
+# Arms, seeds, sites
+
+
+@pytest.mark.parametrize(
+    ("arms", "models"),
+    [
+        (["federated"], ["federated/federated"]),
+        (["local"], ["local/north", "local/south"]),
+        (["pooled", "federated"], ["federated/federated", "pooled/pooled"]),
+    ],
+)
+def test_any_choice_of_arms_runs(
+    arms: list[str], models: list[str], tiny_run: Path, tiny_study: Path, tmp_path: Path
+) -> None:
+    """Each arm gives the model that it gives beside the others."""
+    run = run_with(tiny_study, tmp_path / "run", f"arms={json.dumps(arms)}", "seeds=[0]")
+    found = sorted(path.parent.relative_to(run / "models/seed_0").as_posix() for path in run.rglob("model.safetensors"))
+    assert found == models
+    assert all(same(weights(run, model), weights(tiny_run, model)) for model in models)
+    assert {record["arm"] for record in records(run)} == set(arms)
+    assert bool(records(run, "comparisons")) == ("federated" in arms and len(arms) > 1)
+    assert (run / "report.html").stat().st_size > 10_000
+
+
+def test_seeds_differ_and_their_mean_is_recorded(tiny_run: Path) -> None:
+    assert not same(weights(tiny_run, seed=0), weights(tiny_run, seed=1))
+    chosen = {"model": "federated", "site": "north", "finding": "Nodule", "metric": "auroc"}
+    one, two, mean = (records(tiny_run, seed=seed, **chosen)[0] for seed in (0, 1, "all"))
+    assert mean["seeds"] == 2
+    assert mean["value"] == pytest.approx((one["value"] + two["value"]) / 2)
+    assert mean["sd"] == pytest.approx(np.std([one["value"], two["value"]], ddof=1))
+
+
+def test_arms_start_from_the_same_weights(tiny_study: Path) -> None:
+    from hilum.study.arms import new_model
+
+    study = load_study(tiny_study)
+    first, again, other = (new_model(study, seed).state_dict() for seed in (0, 0, 1))
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_order_of_sites_does_not_matter(tiny_run: Path, tiny_study: Path, tmp_path: Path) -> None:
+    text = tiny_study.read_text().replace("root: ", f"root: {tiny_study.parent}/")
+    content = re.sub(r"(  north: .*\n)(  south: .*\n)", r"\2\1", text)
+    assert content != text
+    (tmp_path / "study.yaml").write_text(content)
+    run = run_with(tmp_path / "study.yaml", tmp_path / "run", "arms=[federated]", "seeds=[0]")
+    assert same(weights(run), weights(tiny_run))
+
+
+@pytest.mark.parametrize("normalization", ["averaged", "recalibrated", "frozen"])
+def test_every_normalization_runs(normalization: str, tiny_study: Path, tmp_path: Path) -> None:
+    values = [f"federation.normalization={normalization}", "arms=[federated]", "seeds=[0]", "training.updates=null"]
+    run = run_with(tiny_study, tmp_path / "run", *values)
+    assert not list(run.rglob("site_*.safetensors"))
+    assert read(run, "run.json")["updates"]["per_site"] is None
+    assert all(tensor.isfinite().all() for tensor in weights(run).values())
+
+
+# Figures
+
+
+@pytest.mark.parametrize("model", ["local/north", "federated/federated"])
+def test_figures_agree_with_sklearn_on_the_tables(model: str, tiny_run: Path) -> None:
+    checked = 0
+    for site in ("north", "south", "east"):
+        labels = pd.read_csv(tiny_run / "labels" / f"{site}.csv")
+        scores = table(tiny_run, "predictions", model, site)
+        for finding in FINDINGS:
+            known = labels[finding].notna()
+            chosen = {"seed": 0, "model": model.split("/")[1], "site": site, "finding": finding}
+            for metric, of in (("auroc", roc_auc_score), ("average_precision", average_precision_score)):
+                (record,) = records(tiny_run, metric=metric, **chosen)
+                assert record["n"] == known.sum()
+                if known.any():
+                    checked += 1
+                    expected = of(labels.loc[known, finding], scores.loc[known, finding])
+                    assert record["value"] == pytest.approx(expected)
+                    assert record["low"] <= record["value"] <= record["high"]
+    assert checked == 10
+
+
+def test_localization_has_its_metrics_and_controls(tiny_run: Path) -> None:
+    found = records(tiny_run, "localization")
+    assert {record["metric"] for record in found} == {"pointing_game", "iou", "iobb", "box_energy"}
+    assert {record["finding"] for record in found} == {"Nodule", "macro"}
+    assert all(0 <= record[control] <= 1 for record in found for control in ("random_map", "centre_prior"))
+
+
+def test_maps_of_the_run_lie_on_their_images(tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brightness as the map finds the discs of films without an effusion, whatever the letterbox padded."""
+
+    def brightness(model: Any, batches: Any, precision: str, flip: bool) -> Inferred:
+        cells = torch.cat([torch.nn.functional.avg_pool2d(images, 4) for images in batches])
+        cells = cells.repeat(1, len(FINDINGS), 1, 1).numpy()
+        return Inferred(cells.max((2, 3)), cells)
+
+    monkeypatch.setattr(predictions, "infer", brightness)
+    run = run_with(tiny_study, tmp_path / "run", "arms=[federated]", "seeds=[0]", "images.size=64", "training.rounds=1")
+    checked = 0
+    for site in ("north", "south", "east"):
+        given = pd.read_csv(tiny_study.parent / site / "labels.csv").set_index("image")
+        boxes = pd.read_csv(run / "boxes" / f"{site}.csv").set_index("image_id")
+        with np.load(run / f"maps/seed_0/federated/federated/{site}.npz", allow_pickle=False) as stored:
+            assert list(stored["findings"]) == FINDINGS
+            assert set(boxes.index) <= set(stored["image_id"])
+            pairs = list(zip(stored["image_id"], stored["maps"][:, 0], strict=True))
+        for name, found in pairs:
+            if name not in boxes.index or given.get("Effusion", pd.Series(0, given.index))[name]:
+                continue
+            row, column = np.unravel_index(found.argmax(), found.shape)
+            x, y = (column + 0.5) / found.shape[1], (row + 0.5) / found.shape[0]
+            box = boxes.loc[name]
+            assert box["x0"] <= x <= box["x1"], (name, x, box)
+            assert box["y0"] <= y <= box["y1"], (name, y, box)
+            checked += 1
+    assert checked >= 4
+
+
+def test_ids_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
+    """'0001' is not 1: boxes, labels and maps still meet."""
+    study = hospitals.write_study(tmp_path)
+    for site in ("north", "south", "east"):
+        for name in ("labels.csv", "boxes.csv"):
+            rows = pd.read_csv(tmp_path / site / name, dtype=str)
+            number = rows["image"].str.extract(r"(\d+)\.png")[0]
+            rows.assign(image="00" + number).to_csv(tmp_path / site / name, index=False)
+        for path in sorted((tmp_path / site / "images").iterdir()):
+            path.rename(tmp_path / site / ("00" + path.stem[-2:]))
+    run = run_with(study, tmp_path / "run", "arms=[federated]", "seeds=[0]")
+    assert {record["n"] for record in records(run, "localization", site="east", finding="Nodule")} == {6}
+
+
+def test_option_value_that_a_model_cannot_take_is_told(tiny_study: Path, tmp_path: Path) -> None:
+    outcome = hospitals.hilum("study", tiny_study, "--out", tmp_path / "run", "--set", "model.backbone.widths=[4, 6]")
+    assert outcome.status == 1
+    assert "Expected values that the backbone" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_study_may_be_given_as_a_value() -> None:
+    content = {"name": "x", "findings": ["Nodule"], "sites": {"a": {"database": "folder", "root": "a"}}}
+    assert parse_study(content, "here").training.rounds == 20
