@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class LocalizingClassifier(nn.Module):
         self.head = nn.Conv2d(backbone.channels, findings, 1)
         self.pooling = pooling
         nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.constant_(self.head.bias, -2.0)
+        nn.init.constant_(cast(Tensor, self.head.bias), -2.0)
 
     def forward(self, x: Tensor) -> Prediction:
         """Return the prediction of images (B, 1, H, W) in [0, 1]."""
