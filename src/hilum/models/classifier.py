@@ -28,7 +28,8 @@ class Prediction:
 class LocalizingClassifier(nn.Module):
     """Image-level classifier whose evidence is a map: trunk → 1×1 head → one map a finding → pooling.
 
-    Every cell of a map is computed from the cell's receptive field alone, so that the map says where.
+    Every cell's logit is computed from the cell's receptive field alone, so that the map says where. (Gated
+    attention then scales the map of an image as a whole.)
     """
 
     def __init__(self, backbone: Backbone, pooling: Pooling, findings: int) -> None:

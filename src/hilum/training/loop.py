@@ -150,8 +150,12 @@ class LocalTrainer:
 
 
 def estimate_norm_stats(model: LocalizingClassifier, batches: Iterable[Tensor], precision: str = "float32") -> None:
-    """Set the model's normalization statistics to the averages over unlabelled images (AdaBN, Li et al. 2018)."""
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    """Set the model's normalization statistics to the averages over unlabelled images (AdaBN, Li et al. 2018).
+
+    Frozen parts, which stay in evaluation mode while the model trains, keep theirs.
+    """
+    model.train()
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.training]
     momenta = [m.momentum for m in norms]
     model.eval()
     for norm in norms:
