@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +197,30 @@ def test_demo_draws_hospitals_and_goes_on_when_repeated(tmp_path: Path, monkeypa
     again = hospitals.hilum(*arguments)
     assert again.status == 0, again.err
     assert RunDirectory(tmp_path / "demo/run").read_json("run.json")["data"] == "phantom"
+
+
+def test_ctrl_c_while_processes_draw_is_one_line(tmp_path: Path) -> None:
+    """A terminal sends it to the whole group; the drawing processes must not print tracebacks."""
+    code = (
+        "from hilum.cli import main\n"
+        "from hilum.study import demo\n"
+        "demo.os.cpu_count = lambda: 2\n"
+        "if __name__ == '__main__':\n    main()\n"
+    )
+    (tmp_path / "command.py").write_text(code)
+    command = [sys.executable, str(tmp_path / "command.py"), "demo", "--out", str(tmp_path / "demo")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        until = time.monotonic() + 120
+        while not any((tmp_path / "demo").rglob("*.png")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, "")
+    assert err.startswith("hilum: Stopped")
+    assert len(err.splitlines()) == 1, err
 
 
 def test_demo_into_a_file_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -16,11 +18,21 @@ class Interrupted(BaseException):
 
 
 class _Verbs(TyperGroup):
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _kept_apart():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _kept_apart():
             return super().invoke(ctx)
-        except KeyboardInterrupt as stop:
-            raise Interrupted(*stop.args) from None
+
+
+@contextmanager
+def _kept_apart() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise Interrupted(*stop.args) from None
 
 
 app = typer.Typer(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -96,8 +98,7 @@ def _is_written(root: Path, parameters: dict[str, Any]) -> bool:
     if not path.is_file():
         if root.is_dir() and any(root.iterdir()):
             raise DataError(
-                f"Expected an empty folder for the phantom hospital; '{root}' holds other files. "
-                "Choose another folder."
+                f"Expected an empty folder for the phantom hospital; '{root}' holds other files. Choose another folder."
             )
         return False
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -121,17 +122,30 @@ def _mapper(workers: int) -> Iterator[Any]:
     if workers <= 1:
         yield map
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    with _ignored_interrupts():
+        pool = multiprocessing.get_context("spawn").Pool(workers)
+    with pool:
         yield partial(pool.imap, chunksize=16)
+
+
+@contextmanager
+def _ignored_interrupts() -> Iterator[None]:
+    """Processes begun in here stay silent at Ctrl-C, which is for this one to tell."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _name(visit: Visit) -> str:
     return f"images/{visit.image:06d}.png"
 
 
-def _write_image(
-    hospital: Hospital, root: Path, size: int, contrast: float, seed: int, visit: Visit
-) -> _Written:
+def _write_image(hospital: Hospital, root: Path, size: int, contrast: float, seed: int, visit: Visit) -> _Written:
     radiograph = render_visit(hospital, visit, size, contrast, seed)
     Image.fromarray(radiograph.pixels).save(root / _name(visit))
     boxes = tuple((_name(visit), box[0], *(round(v * size) for v in box[1:])) for box in radiograph.boxes)
