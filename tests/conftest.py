@@ -1,9 +1,35 @@
-"""Property tests that repeat exactly and do not mind a busy machine; one thread, as tensors here are tiny."""
+"""Shared fixtures; property tests that repeat exactly and do not mind a busy machine; one thread, as tensors are tiny.
+
+Test files import the fixtures tiny_study and tiny_run from nowhere: keep them here when this file is changed.
+"""
+
+from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("hilum", deadline=None, derandomize=True, database=None)
 settings.load_profile("hilum")
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study file of three tiny hospitals; not to be changed."""
+    from hospitals import write_study
+
+    return write_study(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_study: Path) -> Path:
+    """The finished run directory of ``tiny_study``; not to be changed."""
+    from hospitals import hilum
+
+    run = tiny_study.parent / "run"
+    outcome = hilum("study", tiny_study, "--out", run)
+    assert outcome.status == 0, outcome.err
+    return run
