@@ -169,7 +169,7 @@ def _metrics(seeds: list[int], names: dict[str, str]) -> dict[str, Any]:
                     ("pointing_game", 0.52, 0.09, 0.14),
                     ("iou", 0.21, 0.06, 0.09),
                     ("iobb", 0.33, 0.09, 0.13),
-                    ("energy", 0.28, 0.10, 0.13),
+                    ("box_energy", 0.28, 0.10, 0.13),
                 ):
                     shown = level * {"local": 0.8, "pooled": 1.0, "federated": 1.05}[arm]
                     base = {**key, "finding": finding, "metric": metric, "n": 34}

@@ -254,6 +254,8 @@ def test_localization_has_its_metrics_and_controls(tiny_run: Path) -> None:
     found = records(tiny_run, "localization")
     assert {record["metric"] for record in found} == {"pointing_game", "iou", "iobb", "box_energy"}
     assert {record["finding"] for record in found} == {"Nodule", "macro"}
+    report = (tiny_run / "report.html").read_text()
+    assert report.count("Energy in box") > 1  # in its table, and in the glossary
     assert all(0 <= record[control] <= 1 for record in found for control in ("random_map", "centre_prior"))
 
 

@@ -20,7 +20,7 @@ LOCALIZATION_METRICS = {
     "pointing_game": "Pointing game",
     "iou": "IoU",
     "iobb": "IoBB",
-    "energy": "Energy in box",
+    "box_energy": "Energy in box",
 }
 BADGES = {
     "phantom": "Phantom (synthetic) data",
