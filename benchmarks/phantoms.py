@@ -42,9 +42,7 @@ def main() -> None:
     ratios = rates[:, 0] / rates[:, 1]
     print(f"drawn at {SIZE} px:              {ours:7.1f} images/s of processor time on one core")
     print(f"drawn at {FINE} px, then shrunk: {alternative:7.1f} images/s")
-    print(
-        f"ratio: {np.median(ratios):.1f} (range over {ROUNDS} turns {ratios.min():.1f} to {ratios.max():.1f})"
-    )
+    print(f"ratio: {np.median(ratios):.1f} (range over {ROUNDS} turns {ratios.min():.1f} to {ratios.max():.1f})")
 
 
 if __name__ == "__main__":

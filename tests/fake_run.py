@@ -112,16 +112,13 @@ def _site(key: str, name: str, data: str) -> dict[str, Any]:
         + [{"where": "row 12", "reason": f"cannot be decoded: {HIDDEN_FILE} is cut off"}]
         if key == "north"
         else [],
-        "problems": [f"labels.csv row 3: the box of {HIDDEN_FILE} lies outside the image"]
-        if key == "north"
-        else [],
+        "problems": [f"labels.csv row 3: the box of {HIDDEN_FILE} lies outside the image"] if key == "north" else [],
         "label_policy": "ignore",
         "views": {"PA": n * 4, "AP": n, "unknown": 0},
         "age": None if outside else {"known": n * 5, "median": 47.0, "q1": 33.0, "q3": 61.5},
         "sex": {"known": 0 if outside else n * 5, "male": 0 if outside else n * 3},
         "splits": {
-            part: {"images": 0 if outside and part != "test" else k, "patients": k}
-            for part, k in splits.items()
+            part: {"images": 0 if outside and part != "test" else k, "patients": k} for part, k in splits.items()
         },
         "findings": counts,
         "boxes": {finding: 34 for finding in BOXED.get(key, [])},
@@ -156,11 +153,7 @@ def _metrics(seeds: list[int], names: dict[str, str]) -> dict[str, Any]:
                 n = total if finding == "macro" else p + q
                 for metric, shift in (("auroc", 0.0), ("average_precision", -0.06)):
                     base = {**key, "finding": finding, "metric": metric, "n": n, "positives": p}
-                    base |= (
-                        {"findings": sum(bool(x and y) for x, y in test.values())}
-                        if finding == "macro"
-                        else {}
-                    )
+                    base |= {"findings": sum(bool(x and y) for x, y in test.values())} if finding == "macro" else {}
                     level = float(np.clip(_level(arm, model, site) + shift + draw.normal(0, 0.015), 0, 0.995))
                     half = 1.1 * (level * (1 - level) / max(n, 1)) ** 0.5
                     classification += _records(base, level if exists else None, half, seeds, draw)
@@ -222,9 +215,7 @@ def _records(
 ) -> Iterator[dict[str, Any]]:
     for seed in seeds:
         value = None if level is None else round(level + draw.normal(0, 0.008), 4)
-        low, high = (
-            (None, None) if value is None else (round(value - half, 4), round(min(1, value + half), 4))
-        )
+        low, high = (None, None) if value is None else (round(value - half, 4), round(min(1, value + half), 4))
         yield {"seed": seed, **base, "value": value, "low": low, "high": high}
     low, high = (None, None) if level is None else (round(level - half, 4), round(min(1, level + half), 4))
     value = None if level is None else round(level, 4)
@@ -239,9 +230,7 @@ def _rounds(seeds: list[int], names: dict[str, str]) -> Iterator[dict[str, Any]]
             for number in range(1, 21):
                 fall = np.exp(-number / 6)
                 train = {names.get(s, s): 0.08 + 0.55 * fall + draw.normal(0, 0.012) for s in sites}
-                valid = {
-                    names.get(s, s): 0.2 + 0.45 * fall + 0.004 * number + draw.normal(0, 0.01) for s in sites
-                }
+                valid = {names.get(s, s): 0.2 + 0.45 * fall + 0.004 * number + draw.normal(0, 0.01) for s in sites}
                 yield {
                     "seed": seed,
                     "arm": arm,
@@ -293,17 +282,13 @@ def write_maps(run: Path, arm: str, model: str, site: str, entries: list[dict[st
         maps[i] = 0.8 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * width**2)) + 0.05
     file = run / "maps" / "seed_0" / arm / model / f"{site}.npz"
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        file, image_id=np.array([e["image_id"] for e in entries]), findings=np.array(FINDINGS), maps=maps
-    )
+    np.savez(file, image_id=np.array([e["image_id"] for e in entries]), findings=np.array(FINDINGS), maps=maps)
     rows = [[e["image_id"], "patient0000hash", 0.83, 0.61, ""] for e in entries]
     file = run / "predictions" / "seed_0" / arm / model / f"{site}.csv"
     _csv(file, ["image_id", "patient", *FINDINGS], rows)
 
 
-def picture_of_a_chest(
-    boxes: list[tuple[float, float, float, float]], k: int, side: int = 320
-) -> Image.Image:
+def picture_of_a_chest(boxes: list[tuple[float, float, float, float]], k: int, side: int = 320) -> Image.Image:
     """Return a grey drawing: two dark lungs, a bright heart, a bright blob in each box."""
     image = Image.new("L", (side, side), 40)
     draw = ImageDraw.Draw(image)

@@ -28,9 +28,7 @@ def test_label_patient_age_and_sex(root):
     assert manifest.images[["view", "official_split"]].isna().all(axis=None)
 
 
-@given(
-    st.integers(0, 120), st.sampled_from(["{} {}yrs", "{}, {} years", "{}  {}yr", "{} {}Y"]), st.booleans()
-)
+@given(st.integers(0, 120), st.sampled_from(["{} {}yrs", "{}, {} years", "{}  {}yr", "{} {}Y"]), st.booleans())
 def test_reading_lines(years, form, male):
     line = form.format("Male" if male else "female", years)
     assert _age_and_sex(line) == (years, float(male))

@@ -149,14 +149,10 @@ def test_paired_difference_cancels_what_two_arms_share():
     paired = table["macro"]["auroc"]
     assert paired.value == pytest.approx((auroc(close, targets) - auroc(scores, targets)).mean())
     assert paired.high - paired.low < 0.2 * (alone.high - alone.low)
-    nothing = paired_difference(scores, scores, targets, patients, ["Mass", "Edema"], resamples=50)["Mass"][
-        "auroc"
-    ]
+    nothing = paired_difference(scores, scores, targets, patients, ["Mass", "Edema"], resamples=50)["Mass"]["auroc"]
     assert (nothing.value, nothing.low, nothing.high, nothing.p) == (0, 0, 0, 1)
     worse = np.random.default_rng(5).normal(size=(2, *scores.shape))
-    clear = paired_difference(scores, worse, targets, patients, ["Mass", "Edema"], resamples=99)["macro"][
-        "auroc"
-    ]
+    clear = paired_difference(scores, worse, targets, patients, ["Mass", "Edema"], resamples=99)["macro"]["auroc"]
     assert clear.low > 0
     assert clear.p == pytest.approx(0.02)
 
@@ -169,8 +165,7 @@ def test_p_value_counts_both_sides():
 def test_one_seed_one_result():
     scores, targets = sample(100, 1)
     first, again, other = (
-        evaluate_classification(scores, targets, np.arange(100), ["Mass"], resamples=50, seed=s)
-        for s in (1, 1, 2)
+        evaluate_classification(scores, targets, np.arange(100), ["Mass"], resamples=50, seed=s) for s in (1, 1, 2)
     )
     assert first["Mass"]["auroc"].low == again["Mass"]["auroc"].low
     assert first["Mass"]["auroc"].low != other["Mass"]["auroc"].low

@@ -32,9 +32,7 @@ def predictions(draw):
     n, c, r = draw(st.integers(2, 40)), draw(st.integers(1, 3)), draw(st.integers(1, 5))
     levels = draw(st.sampled_from([1, 2, 5, 1000]))
     scores = rng.integers(levels, size=(n, c)) / levels - draw(st.sampled_from([0.0, 0.5]))
-    targets = rng.choice(
-        [0.0, 1.0, np.nan], size=(n, c), p=draw(st.sampled_from([(0.5, 0.5, 0), (0.6, 0.2, 0.2)]))
-    )
+    targets = rng.choice([0.0, 1.0, np.nan], size=(n, c), p=draw(st.sampled_from([(0.5, 0.5, 0), (0.6, 0.2, 0.2)])))
     return scores, targets, rng.integers(0, 4, size=(r, n)).astype(np.uint16)
 
 
@@ -69,9 +67,7 @@ def test_does_not_depend_on_order_scale_or_chunks(name, monkeypatch):
     metric, shuffled = METRICS.load(name), rng.permutation(60)
     expected = metric(scores, targets, weights)
     np.testing.assert_allclose(metric(np.exp(3 * scores), targets, weights), expected, atol=1e-12)
-    np.testing.assert_allclose(
-        metric(scores[shuffled], targets[shuffled], weights[:, shuffled]), expected, atol=1e-12
-    )
+    np.testing.assert_allclose(metric(scores[shuffled], targets[shuffled], weights[:, shuffled]), expected, atol=1e-12)
     monkeypatch.setattr(classification, "CHUNK", 1)
     np.testing.assert_array_equal(metric(scores, targets, weights), expected)
 
@@ -98,9 +94,7 @@ def test_is_nan_in_the_resamples_that_lack_a_class(name):
 
 
 def test_hand_made_average_precision():
-    np.testing.assert_allclose(
-        average_precision([[3.0], [2.0], [2.0], [1.0]], [[0], [1], [0], [1]]), [5 / 12]
-    )
+    np.testing.assert_allclose(average_precision([[3.0], [2.0], [2.0], [1.0]], [[0], [1], [0], [1]]), [5 / 12])
 
 
 @pytest.mark.parametrize(

@@ -101,9 +101,7 @@ def test_overlaps_by_hand():
 
 def test_box_energy():
     assert box_energy(heat((0, 0, 3.0), (3, 3, 1.0)), [QUARTER]) == 0.75
-    assert box_energy(np.full((1, 4, 4), 0.3), [[[0, 0, 0.125, 1], [0, 0, 0.125, 0.5]]]) == pytest.approx(
-        0.125
-    )
+    assert box_energy(np.full((1, 4, 4), 0.3), [[[0, 0, 0.125, 1], [0, 0, 0.125, 0.5]]]) == pytest.approx(0.125)
     assert box_energy(heat((0, 0, 3.0), (3, 3, 1.0)) - 1, [QUARTER]) == 0.75
     assert np.isnan(box_energy(heat(), [QUARTER]))
 

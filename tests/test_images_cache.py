@@ -263,9 +263,7 @@ def test_an_index_that_cannot_grow_is_a_full_disk(paths, directory):
     store = Store(directory, 8)
     store._index.execute("PRAGMA max_page_count = 8")
     square, frame = letterbox(np.eye(8, dtype=np.float32), 8)
-    some = [
-        Entry(paths[0].with_name(f"{i}"), FileState(1, 1, 1), f"{i:064d}", square, frame) for i in range(2000)
-    ]
+    some = [Entry(paths[0].with_name(f"{i}"), FileState(1, 1, 1), f"{i:064d}", square, frame) for i in range(2000)]
     store.add(some[:1])
     with pytest.raises(StoreFullError, match="full"):
         store.add(some)

@@ -122,9 +122,7 @@ def test_ap_enlarges_the_heart() -> None:
 def test_boxes_follow_the_nih_statistics(finding: str) -> None:
     """methods.md B.1: median size within a quarter, mean centre within 0.07 of the edge."""
     views = ("PA", "PA", "PA", "AP", "AP")
-    boxes = np.array(
-        [b[1:] for s in range(150) for b in render(s, (finding,), views[s % 5], 96).boxes], np.float64
-    )
+    boxes = np.array([b[1:] for s in range(150) for b in render(s, (finding,), views[s % 5], 96).boxes], np.float64)
     sizes, centres = boxes[:, 2:] - boxes[:, :2], (boxes[:, 2:] + boxes[:, :2]) / 2
     target = NIH_BOXES[finding]
     np.testing.assert_allclose(np.median(sizes, 0), (target.width, target.height), rtol=0.25)

@@ -269,6 +269,4 @@ def test_needs_no_torch_and_imports_lightly(run: Path) -> None:
         "assert not {'torch', 'matplotlib', 'jinja2'} & set(sys.modules), 'at import'; "
         f"write_report(Path({str(run)!r})); assert 'torch' not in sys.modules, 'while writing'"
     )
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})

@@ -181,9 +181,7 @@ def test_a_round_written_twice_counts_once(tmp_path: Path) -> None:
 
 def test_label_spaces_tell_unknown_from_negative(run: RunDirectory) -> None:
     spaces = {
-        (f, s.name): c
-        for f, row in cohorts.label_spaces(run).items()
-        for s, c in zip(run.sites, row, strict=True)
+        (f, s.name): c for f, row in cohorts.label_spaces(run).items() for s, c in zip(run.sites, row, strict=True)
     }
     assert list(cohorts.label_spaces(run)) == FINDINGS
     assert spaces["Pneumonia", "south"].known == 0

@@ -54,21 +54,15 @@ def read_masks(database: str, root: Path, images: pd.Series) -> tuple[pd.DataFra
     return table[list(MASK_COLUMNS)].reset_index(drop=True), problems
 
 
-def _of_images(
-    database: str, file: str, table: pd.DataFrame, images: pd.Series
-) -> tuple[pd.DataFrame, list[Problem]]:
+def _of_images(database: str, file: str, table: pd.DataFrame, images: pd.Series) -> tuple[pd.DataFrame, list[Problem]]:
     """Return the rows that name one of ``images``, findings in the vocabulary; the others are problems."""
     table = table.copy()
     table["image"] = layout.relative_paths(database, file, table["image"].fillna(""))
     names = {name: finding_of(database, name) for name in table["finding"].fillna("").unique()}
     table["finding"] = table["finding"].fillna("").map(names)
     known = table["image"].isin(images)
-    reasons = (
-        f"the image '{name}' is not among those read; the row is left out" for name in table["image"][~known]
-    )
-    return table[known], layout.listed(
-        file, table.index[~known], reasons, "rows name images that are not read"
-    )
+    reasons = (f"the image '{name}' is not among those read; the row is left out" for name in table["image"][~known])
+    return table[known], layout.listed(file, table.index[~known], reasons, "rows name images that are not read")
 
 
 def _numbers(database: str, raw: pd.Series) -> pd.Series:

@@ -53,9 +53,7 @@ def read_folder(root: Path, database: str = "folder") -> Manifest:
             "official_split": _splits(database, table),
         }
     )
-    labels = pd.DataFrame({f: _labels(database, table[c]) for f, c in findings.items()}).reset_index(
-        drop=True
-    )
+    labels = pd.DataFrame({f: _labels(database, table[c]) for f, c in findings.items()}).reset_index(drop=True)
     boxes, box_problems = read_boxes(database, root, images["image_id"])
     masks, mask_problems = read_masks(database, root, images["image_id"])
     problems += age_problems + view_problems + box_problems + mask_problems

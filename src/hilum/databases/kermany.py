@@ -95,7 +95,5 @@ def _patient_and_cause(match: re.Match[str]) -> tuple[str, str]:
 
 def _labels(causes: pd.Series) -> pd.DataFrame:
     healthy = (causes == "NORMAL").to_numpy(np.float64)
-    types = {
-        finding_of(NAME, cause): (causes == cause).to_numpy(np.float64) for cause in ("bacteria", "virus")
-    }
+    types = {finding_of(NAME, cause): (causes == cause).to_numpy(np.float64) for cause in ("bacteria", "virus")}
     return pd.DataFrame({"Pneumonia": 1 - healthy, NO_FINDING: healthy, **types})

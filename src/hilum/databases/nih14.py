@@ -148,9 +148,7 @@ def _labels(raw: pd.Series) -> pd.DataFrame:
         for name in text.split("|"):
             finding = finding_of(NAME, name)
             if finding not in columns:
-                raise DataError(
-                    f"{NAME}: expected one of its 14 findings; found '{name}'. Correct the label file."
-                )
+                raise DataError(f"{NAME}: expected one of its 14 findings; found '{name}'. Correct the label file.")
             known[row, columns.index(finding)] = 1
     return pd.DataFrame(known[codes], columns=columns)
 

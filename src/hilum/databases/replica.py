@@ -12,9 +12,7 @@ from hilum.randomness import numpy_generator
 Corners = tuple[float, float, float, float]
 
 
-def draw_radiograph(
-    seed: str, size: tuple[int, int] = (96, 96), lesions: tuple[Corners, ...] = ()
-) -> Image.Image:
+def draw_radiograph(seed: str, size: tuple[int, int] = (96, 96), lesions: tuple[Corners, ...] = ()) -> Image.Image:
     """Return a made-up chest: two dark lungs, ribs, noise and bright lesions.
 
     ``seed`` names the image; ``size`` is (width, height) in px; ``lesions`` are corners as fractions [0, 1].

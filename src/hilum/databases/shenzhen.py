@@ -80,9 +80,7 @@ class Shenzhen:
             save_radiograph(root / IMAGES / f"{stem}.png", lesions=((0.2, 0.2, 0.35, 0.35),) if ill else ())
             sex = "male" if number % 3 else "Female"
             reading = "right upper PTB" if ill else "normal"
-            (root / READINGS / f"{stem}.txt").write_text(
-                f"{sex}  {20 + number}yrs\n{reading}\n", encoding="utf-8"
-            )
+            (root / READINGS / f"{stem}.txt").write_text(f"{sex}  {20 + number}yrs\n{reading}\n", encoding="utf-8")
 
 
 def _readings(root: Path, names: list[str]) -> tuple[list[float], list[float], list[Problem]]:

@@ -228,9 +228,7 @@ def _in_order(function: Callable[[Item], Result], items: Sequence[Item], workers
         pool.shutdown(cancel_futures=True)
 
 
-def _open(
-    store: Store, paths: list[Path], problems: dict[Path, str], left_out: tuple[LeftOut, ...]
-) -> PixelCache:
+def _open(store: Store, paths: list[Path], problems: dict[Path, str], left_out: tuple[LeftOut, ...]) -> PixelCache:
     known = store.recall(list(dict.fromkeys(paths)))
     contents = store.contents()
     slots = np.array([0 if p in problems else known[p][1] for p in paths], np.int64)

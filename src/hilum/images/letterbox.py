@@ -53,9 +53,7 @@ def boxes_to_image(boxes: ArrayLike, frame: ArrayLike) -> NDArray[np.float64]:
     return (boxes - np.tile(frame[..., :2], 2)) / _extent(frame)
 
 
-def sample_map_on_image(
-    maps: NDArray[np.floating], frames: ArrayLike, grid: tuple[int, int]
-) -> NDArray[np.floating]:
+def sample_map_on_image(maps: NDArray[np.floating], frames: ArrayLike, grid: tuple[int, int]) -> NDArray[np.floating]:
     """Resample maps that cover the square onto a grid that covers the image alone (bilinear, edges clamped).
 
     maps: (..., h, w), cell centres at (i + 0.5) / h of the square; frames: (4,) or the first axes of

@@ -63,9 +63,7 @@ def one_class_sites(run: RunDirectory) -> list[SiteFacts]:
     """Return sites whose every labelled finding has positives only."""
     spaces = label_spaces(run)
     cells = {s.name: [row[i] for row in spaces.values() if row[i].known] for i, s in enumerate(run.sites)}
-    return [
-        s for s in run.sites if cells[s.name] and all(c.one_class == "positives only" for c in cells[s.name])
-    ]
+    return [s for s in run.sites if cells[s.name] and all(c.one_class == "positives only" for c in cells[s.name])]
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,5 @@ def _y(value: float, top: float) -> float:
 
 
 def _path(points: dict[int, float], top: float, updates: int) -> str:
-    steps = [
-        f"{LEFT + x / updates * (WIDTH - LEFT - 4):.1f},{_y(y, top):.1f}" for x, y in sorted(points.items())
-    ]
+    steps = [f"{LEFT + x / updates * (WIDTH - LEFT - 4):.1f},{_y(y, top):.1f}" for x, y in sorted(points.items())]
     return "M" + "L".join(steps) if steps else ""

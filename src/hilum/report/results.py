@@ -76,9 +76,7 @@ class Results:
         reason = "" if record.value is not None else "no box" if record.n == 0 else "not computed"
         seeds = self._single_seeds(self._maps, arm, model, site, finding, metric)
         controls = (record.random_map, record.centre_prior)
-        return Figure(
-            record.value, record.low, record.high, record.n, reason=reason, seeds=seeds, controls=controls
-        )
+        return Figure(record.value, record.low, record.high, record.n, reason=reason, seeds=seeds, controls=controls)
 
     def of_arm(self, arm: str, site: SiteFacts, finding: str, metric: str = "auroc") -> Figure:
         """Return what an arm reaches at a site: local means the site's own model.
@@ -96,17 +94,14 @@ class Results:
         if not known:
             return replace(every[0], value=None) if every else Figure(reason="no local model")
         values = tuple(f.value for f in known if f.value is not None)
-        return replace(
-            known[0], value=sum(values) / len(values), low=None, high=None, seeds=(), spread=values
-        )
+        return replace(known[0], value=sum(values) / len(values), low=None, high=None, seeds=(), spread=values)
 
     def difference(self, against: str, site: str, finding: str, metric: str = "auroc") -> Figure:
         """Return the paired difference federated minus ``against`` at a site; local is the site's own model."""
         found = [
             c
             for c in self.run.comparisons
-            if (c.against, c.site, c.finding, c.metric, c.arm)
-            == (against, site, finding, metric, "federated")
+            if (c.against, c.site, c.finding, c.metric, c.arm) == (against, site, finding, metric, "federated")
             and (against != "local" or c.against_model in (None, site))
         ]
         chosen: Comparison | None = next((c for c in found if c.seed == ALL_SEEDS), None)

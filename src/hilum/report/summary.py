@@ -44,8 +44,7 @@ def summarise(run: RunDirectory, results: Results) -> Summary:
     rows = [_headline(arm, shared, boxed, results) for arm in run.run.arms]
     best = {s.name: _pointing(results, _lead(run), s) for s in boxed}
     controls = tuple(
-        [Figure(best[s.name].controls[i], n=best[s.name].n, reason="not computed") for s in boxed]
-        for i in (0, 1)
+        [Figure(best[s.name].controls[i], n=best[s.name].n, reason="not computed") for s in boxed] for i in (0, 1)
     )
     sentences = [*_scores(run, rows, shared), *_outside(run, results), *_localized(run, boxed, best)]
     return Summary(
@@ -61,11 +60,7 @@ def summarise(run: RunDirectory, results: Results) -> Summary:
 
 def _shared_sites(run: RunDirectory, results: Results) -> list[SiteFacts]:
     """Training sites where every arm has a macro figure, so that means are over the same sites."""
-    return [
-        s
-        for s in results.training
-        if all(results.of_arm(arm, s, MACRO).value is not None for arm in run.run.arms)
-    ]
+    return [s for s in results.training if all(results.of_arm(arm, s, MACRO).value is not None for arm in run.run.arms)]
 
 
 def _headline(arm: str, shared: list[SiteFacts], boxed: list[SiteFacts], results: Results) -> Headline:
@@ -100,10 +95,7 @@ def _compared(run: RunDirectory, results: Results) -> list[str]:
         f"One model for {findings} was trained in {plural(len(facts.arms), 'way')}: "
         f"{'; '.join(ways.get(arm, arm) for arm in facts.arms)}."
     )
-    where = (
-        f"Training used {plural(len(results.training), 'site')} "
-        f"({listing([s.name for s in results.training])})"
-    )
+    where = f"Training used {plural(len(results.training), 'site')} ({listing([s.name for s in results.training])})"
     where += (
         f"; {listing([s.name for s in outside])} "
         f"{'was' if len(outside) == 1 else 'were'} never trained on and only tested."
@@ -184,9 +176,7 @@ def _cautions(run: RunDirectory, results: Results) -> list[str]:
         what = "All images are" if run.run.data == "phantom" else "Some sites hold images that are"
         notes.append(f"{what} synthetic. Their figures show that the software works, nothing about patients.")
     if len(run.run.seeds) < 3:
-        notes.append(
-            f"Only {plural(len(run.run.seeds), 'seed')}: how much training itself varies is hardly covered."
-        )
+        notes.append(f"Only {plural(len(run.run.seeds), 'seed')}: how much training itself varies is hardly covered.")
     one_class = one_class_sites(run)
     if one_class:
         notes.append(
@@ -207,12 +197,8 @@ def _cautions(run: RunDirectory, results: Results) -> list[str]:
 
 
 def _has_few(results: Results, site: SiteFacts) -> bool:
-    records = [
-        s for s in results.run.scores if s.site == site.name and s.finding != MACRO and s.value is not None
-    ]
-    return any(
-        r.positives is not None and min(r.positives, r.n - r.positives) < FEW_POSITIVES for r in records
-    )
+    records = [s for s in results.run.scores if s.site == site.name and s.finding != MACRO and s.value is not None]
+    return any(r.positives is not None and min(r.positives, r.n - r.positives) < FEW_POSITIVES for r in records)
 
 
 def _text(figure: Figure) -> str:

@@ -20,9 +20,7 @@ def _curve(points: list[tuple[float, float]], pose: Pose) -> Plane:
     return project(pose, curve.reshape(1, -1).astype(np.float32))
 
 
-def chest_drain(
-    rng: np.random.Generator, side: int, pose: Pose, size: int
-) -> tuple[Plane, NDArray[np.bool_]]:
+def chest_drain(rng: np.random.Generator, side: int, pose: Pose, size: int) -> tuple[Plane, NDArray[np.bool_]]:
     """Return the density and the mask of a drain from the lateral wall up to the apex."""
     entry = (0.5 + side * 0.47, rng.uniform(0.52, 0.66))
     pull = (0.5 + side * rng.uniform(0.20, 0.30), rng.uniform(0.42, 0.62))
@@ -33,9 +31,7 @@ def chest_drain(
     return np.float32(0.24) * tube - np.float32(0.12) * lumen, tube > 0.4
 
 
-def central_line(
-    rng: np.random.Generator, side: int, pose: Pose, size: int
-) -> tuple[Plane, NDArray[np.bool_]]:
+def central_line(rng: np.random.Generator, side: int, pose: Pose, size: int) -> tuple[Plane, NDArray[np.bool_]]:
     """Return the density and the mask of a thin catheter from the neck to the right atrium."""
     entry = (0.5 + side * rng.uniform(0.07, 0.12), 0.0)
     tip = (rng.uniform(0.445, 0.46), rng.uniform(0.42, 0.52))

@@ -89,10 +89,7 @@ def labels_of(hospital: Hospital, findings: frozenset[str]) -> dict[str, int | N
     """Return what a hospital writes for an image: 1, 0 or None (unknown), one entry a labelled finding."""
     recorded = hospital.labelled if hospital.positives is None else hospital.positives
     healthy = findings <= {DEVICE}
-    return {
-        name: int(name in findings) if name in recorded else (0 if healthy else None)
-        for name in hospital.labelled
-    }
+    return {name: int(name in findings) if name in recorded else (0 if healthy else None) for name in hospital.labelled}
 
 
 def known_positives(hospital: Hospital, findings: frozenset[str]) -> tuple[str, ...]:

@@ -186,9 +186,7 @@ def _aerated(field: Field, markings: Plane) -> Plane:
     return np.asarray(np.float32(-0.43) * field.air * (np.float32(1) - filled))
 
 
-def _device(
-    rng: np.random.Generator, lesions: list[tuple[str, Mask]], pose: Pose, size: int
-) -> tuple[Plane, Mask]:
+def _device(rng: np.random.Generator, lesions: list[tuple[str, Mask]], pose: Pose, size: int) -> tuple[Plane, Mask]:
     """Draw a drain on the side of a pleural finding, or else a central line or a drain."""
     pleural = [mask for finding, mask in lesions if finding in ("Pneumothorax", "Effusion")]
     side = RIGHT if rng.random() < 0.5 else LEFT

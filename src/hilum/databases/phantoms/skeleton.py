@@ -44,9 +44,7 @@ def spine(rng: np.random.Generator, u: Plane, y: Plane) -> Plane:
     """Return the vertebral column: bodies with bright end plates, pedicles left implicit."""
     spacing = rng.uniform(0.058, 0.066)
     phase = (y * np.float32(1 / spacing) + np.float32(rng.uniform())) % 1
-    discs = np.float32(1) - np.float32(0.45) * soft_step(
-        np.float32(0.16) - np.abs(phase - np.float32(0.5)), 0.12
-    )
+    discs = np.float32(1) - np.float32(0.45) * soft_step(np.float32(0.16) - np.abs(phase - np.float32(0.5)), 0.12)
     return soft_step(np.float32(0.040) - u, 0.02) * discs
 
 
@@ -55,9 +53,7 @@ def clavicles(anatomy: Anatomy, u: Plane, y: Plane) -> Plane:
     along = u - np.float32(0.035)
     centre = np.float32(anatomy.clavicle) - along * (np.float32(0.42) - np.float32(0.62) * along)
     distance = np.abs(y - centre)
-    thickness = np.float32(0.0165) + np.float32(0.016) * np.maximum(np.float32(0.06) - along, 0) * np.float32(
-        8
-    )
+    thickness = np.float32(0.0165) + np.float32(0.016) * np.maximum(np.float32(0.06) - along, 0) * np.float32(8)
     bar = np.float32(0.65) * soft_step(thickness - distance, 0.008)
     bar += np.float32(0.45) * soft_step(np.float32(0.004) - np.abs(distance - thickness), 0.008)
     return bar * soft_step(along, 0.02) * soft_step(np.float32(0.36) - along, 0.03)
@@ -65,9 +61,7 @@ def clavicles(anatomy: Anatomy, u: Plane, y: Plane) -> Plane:
 
 def shoulders(anatomy: Anatomy, u: Plane, y: Plane) -> Plane:
     """Return scapular blades with a bright medial border, and the heads of the humeri."""
-    medial = np.float32(0.345 - 0.055 * anatomy.scapula) + np.float32(0.22) * np.maximum(
-        y - np.float32(0.15), 0
-    )
+    medial = np.float32(0.345 - 0.055 * anatomy.scapula) + np.float32(0.22) * np.maximum(y - np.float32(0.15), 0)
     blade = soft_step(u - medial, 0.012) * soft_step(np.float32(0.47) - y, 0.10)
     blade *= soft_step(y - np.float32(0.13), 0.03)
     border = soft_step(np.float32(0.006) - np.abs(u - medial), 0.010) * blade
