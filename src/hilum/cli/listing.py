@@ -15,7 +15,6 @@ KINDS = {
     "poolings": "hilum.models:POOLINGS",
     "losses": "hilum.training.losses:LOSSES",
     "strategies": "hilum.federation.strategies:STRATEGIES",
-    "runtimes": "hilum.federation.runtimes:RUNTIMES",
     "metrics": "hilum.evaluation:METRICS",
     "policies": "hilum.findings.policy:LABEL_POLICIES",
     "findings": "hilum.findings.vocabulary:FINDINGS",

@@ -14,8 +14,8 @@ import numpy as np
 
 from hilum.errors import RunError
 from hilum.federation.messages import ServerState, Task, check_reply
-from hilum.federation.runtimes.in_process import InProcess
-from hilum.federation.strategies.fedavg import FedAvg
+from hilum.federation.runtimes.base import Runtime
+from hilum.federation.strategies.base import Strategy
 from hilum.training.loop import smoothed_prior
 from hilum.training.state import State, load_state, save_state, write_atomically
 
@@ -32,7 +32,7 @@ class RoundsPlan:
 
 
 def run_rounds(
-    strategy: FedAvg, runtime: InProcess, initial: State, plan: RoundsPlan, directory: Path, on_round: OnRound
+    strategy: Strategy, runtime: Runtime, initial: State, plan: RoundsPlan, directory: Path, on_round: OnRound
 ) -> ServerState:
     """Run or resume all rounds; return the final server state. ``runtime`` holds the final site states.
 
@@ -69,7 +69,7 @@ def run_rounds(
     return server
 
 
-def save_checkpoint(directory: Path, server: ServerState, runtime: InProcess) -> None:
+def save_checkpoint(directory: Path, server: ServerState, runtime: Runtime) -> None:
     """Write the round's checkpoint, whole or not at all, and remove all but the last two."""
     final = directory / f"round_{server.round:04d}"
     temporary = directory / f".round_{server.round:04d}.tmp"
@@ -92,7 +92,7 @@ def completed_rounds(directory: Path) -> list[Path]:
     return sorted(p for p in directory.glob("round_*") if (p / "state.json").is_file())
 
 
-def latest_checkpoint(directory: Path, runtime: InProcess) -> ServerState | None:
+def latest_checkpoint(directory: Path, runtime: Runtime) -> ServerState | None:
     """Load the last checkpoint and give the sites their states back; None when there is none."""
     rounds = completed_rounds(directory)
     if not rounds:

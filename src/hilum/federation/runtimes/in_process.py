@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hilum.federation.messages import LabelCounts, Reply, Task
-from hilum.federation.strategies.fedavg import FedAvg
+from hilum.federation.strategies.base import Strategy
 from hilum.training.loop import LocalTrainer
 from hilum.training.state import State
 
@@ -13,7 +13,7 @@ from hilum.training.state import State
 class InProcess:
     """All sites in this process, one after the other; the sites share one model as scratch space."""
 
-    def __init__(self, strategy: FedAvg, trainers: Sequence[LocalTrainer]) -> None:
+    def __init__(self, strategy: Strategy, trainers: Sequence[LocalTrainer]) -> None:
         self.strategy = strategy
         self.trainers = {trainer.name: trainer for trainer in trainers}
         self.site_states: dict[str, State] = {name: {} for name in self.trainers}

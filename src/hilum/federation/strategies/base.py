@@ -1,0 +1,25 @@
+"""What a federated algorithm is: two pure halves, the site's and the server's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from hilum.federation.messages import Reply, ServerState, Task
+from hilum.training.loop import LocalTrainer
+from hilum.training.state import State
+
+
+class Strategy(Protocol):
+    """A federated algorithm. It knows no runtime, no disk and no metric; what it must remember it returns."""
+
+    normalization: str
+
+    def at_site(self, task: Task, site_state: State, trainer: LocalTrainer) -> tuple[Reply, State]:
+        """Do the site's half of a round: (task, site state) → (reply, site state)."""
+
+    def at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
+        """Do the server's half of a round: (server state, replies) → server state."""
+
+    def recalibrate_at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
+        """Take normalization statistics from replies to a recalibration; the weights do not change."""
