@@ -223,7 +223,7 @@ def test_box_outside_its_image(study: Path) -> None:
     assert run(study).status == 0
     sites = {s["name"]: s for s in json.loads((study.parent / "run/sites.json").read_text())}
     assert sites["east"]["boxes"] == {"Nodule": 5}
-    assert ["has no area inside the image; it is left out" in p for p in sites["east"]["problems"]] == [True]
+    assert sites["east"]["problems"] == [{"reason": "box outside its image", "count": 1}]
     assert "has no area inside the image" in hilum("data", "check", "folder", study.parent / "east").out
 
 
@@ -273,15 +273,47 @@ def test_left_out_files_are_counted(study: Path) -> None:
     assert run(study, "--set", "sites.south.on_error=leave_out").status == 0
     sites = {s["name"]: s for s in json.loads((study.parent / "run/sites.json").read_text())}
     assert sites["south"]["images"] == 29
-    assert sorted(one["reason"].partition(":")[0] for one in sites["south"]["left_out"]) == [
-        "constant image",
-        "listed, but not on disk",
-        "wrong format",
+    assert sites["south"]["left_out"] == [
+        {"reason": "image not on disk", "count": 1},
+        {"reason": "wrong format", "count": 1},
+        {"reason": "constant image", "count": 1},
     ]
     assert sites["north"]["left_out"] == []
     report = (study.parent / "run/report.html").read_text()
-    assert "listed, but not on disk" in report
+    assert "image not on disk" in report
     assert "secret" not in report
+
+
+def test_names_in_files_and_cells_stay_where_they_are(study: Path) -> None:
+    """``data check`` tells them; sites.json and the report, which travel, hold kinds and counts."""
+    root = study.parent / "south"
+    files = {k: f"images/MUELLER Hans 1950-03-0{k}.png" for k in range(4)}
+    for k, name in files.items():
+        (root / f"images/south0{k}.png").rename(root / name)
+    (root / files[0]).unlink()
+    (root / files[1]).write_bytes(b"no image")
+
+    def name_them(table: pd.DataFrame) -> pd.DataFrame:
+        table["image"] = [files.get(k, name) for k, name in enumerate(table["image"])]
+        return table.assign(view="Hans Mueller", age_years="Mueller, Hans", **{"Dr Mueller Hans": ""})
+
+    edit(root, name_them)
+    edit(root, lambda t: t.assign(image=files[0], x0="900", x1="950"), "boxes.csv")
+    assert run(study, "--set", "sites.south.on_error=leave_out").status == 0
+    written = [(study.parent / "run" / name).read_text() for name in ("sites.json", "report.html")]
+    for text in written:
+        assert [word for word in ("hans", "mueller", "1950") if word in text.casefold()] == []
+    south = json.loads(written[0])[1]
+    assert {one["reason"]: one["count"] for one in south["left_out"]} == {"image not on disk": 1, "wrong format": 1}
+    assert {one["reason"]: one["count"] for one in south["problems"]} == {
+        "column not a finding": 1,
+        "age not plausible": 31,
+        "view not recognized": 31,
+        "box or mask of an image that is not read": 16,
+    }
+    checked = hilum("data", "check", "folder", root).out
+    assert "MUELLER Hans 1950-03-01.png" in checked
+    assert "found 'Hans Mueller'" in checked
 
 
 def test_many_absent_files_are_all_counted(study: Path) -> None:
@@ -289,7 +321,10 @@ def test_many_absent_files_are_all_counted(study: Path) -> None:
         (study.parent / f"south/images/south{k:02d}.png").unlink()
     assert run(study, "--set", "images.on_error=leave_out").status == 0
     sites = {s["name"]: s for s in json.loads((study.parent / "run/sites.json").read_text())}
-    assert (sites["south"]["images"], len(sites["south"]["left_out"])) == (2, 30)
+    assert (sites["south"]["images"], sites["south"]["left_out"]) == (
+        2,
+        [{"reason": "image not on disk", "count": 30}],
+    )
 
 
 # A loss that is not finite

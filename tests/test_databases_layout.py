@@ -73,13 +73,15 @@ def test_ages_in_other_units_and_impossible_ages():
 
 
 def test_many_problems_are_one_count_and_twenty_rows():
-    problems = layout.listed("t.csv", range(2, 102), (f"r{n}" for n in range(100)), "are odd")
+    problems = layout.listed("t.csv", range(2, 102), (f"r{n}" for n in range(100)), "are odd", "odd row")
     assert [str(p) for p in (*problems[:2], problems[-1])] == [
         "t.csv: 100 are odd",
         "t.csv row 2: r0",
         "t.csv row 21: r19",
     ]
     assert len(problems) == 21
+    assert sum(p.count for p in problems) == 100
+    assert {p.kind for p in problems} == {"odd row"}
 
 
 def table_error(tmp_path, content, match):

@@ -191,12 +191,18 @@ def test_leaving_out_keeps_rows_in_place(paths, broken, directory):
     for problem, (row, reason) in zip(cache.problems, broken.items(), strict=True):
         assert (problem.row, problem.name) == (row, f"image {row}")
         assert reason in problem.reason
+        assert problem.reason.startswith(problem.kind)
     good = np.flatnonzero(cache.kept)
     squares, _ = zip(*expected([paths[i] for i in good]), strict=True)
     np.testing.assert_array_equal(cache.gather(good), squares)
     assert not cache.gather(list(broken)).any()
     assert {cache.content[row] for row in broken} == {""}
     assert len(set(cache.content)) == 16
+
+
+def test_the_kind_of_a_reason_holds_no_value():
+    assert LeftOut(0, "a.png", "unheard of: 'Hans Mueller.png'").kind == "unreadable"
+    assert LeftOut(0, "a.png", "truncated or damaged: broken data 7").kind == "truncated or damaged"
 
 
 def test_a_file_is_left_out_at_each_of_its_rows_and_read_once_repaired(paths, directory):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_run import ARMS, FINDINGS, HIDDEN_FILE, OUTSIDE, TRAINING, write_fake_run
+from fake_run import ARMS, FINDINGS, OUTSIDE, TRAINING, write_fake_run
 from hilum.errors import RunError
 from hilum.report import write_report
 
@@ -152,13 +152,25 @@ def test_gallery_tells_hits_from_misses(page: Page) -> None:
 def test_names_no_image_and_no_patient(source: str) -> None:
     assert "-img-" not in source
     assert re.search(r"patient\d{4}hash", source) is None
-    assert HIDDEN_FILE not in source
-    assert "row 12" not in source
 
 
 def test_left_out_is_counted_by_reason(page: Page) -> None:
-    assert "lateral view 4" in page.text
-    assert "cannot be decoded: … is cut off 1" in page.text
+    assert "north empty file 4 truncated or damaged 1" in page.text
+    assert "north : box outside its image (3 times)" in page.text
+    assert "PA 620, AP 155 5 south" in page.text, "the table of sites counts images, not reasons"
+
+
+def test_free_text_of_an_older_run_is_not_shown(tmp_path: Path) -> None:
+    """Before sites.json held counts, it held reasons with file names and cells."""
+    run = write_fake_run(tmp_path, seeds=1)
+    sites = json.loads((run / "sites.json").read_text("utf-8"))
+    sites[0]["left_out"] = [{"where": "row 12", "reason": "cannot decode MUELLER Hans 1950-03-04.png"}] * 2
+    sites[0]["problems"] = ["found 'Hans Mueller'; it is unknown"]
+    (run / "sites.json").write_text(json.dumps(sites), "utf-8")
+    text = Page(write_report(run).read_text("utf-8")).text
+    assert "hans" not in text.casefold()
+    assert "1950" not in text
+    assert "not told: sites.json is of an older version 2" in text
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fake_run import FINDINGS, HIDDEN_FILE, OUTSIDE, write_fake_run
+from fake_run import FINDINGS, OUTSIDE, write_fake_run
 from hilum.report import cohorts, heatmaps, numbers, plots
 from hilum.report.read import MACRO, RunDirectory, read_run
 from hilum.report.results import Figure, Results, mean_over
@@ -192,17 +192,14 @@ def test_label_spaces_tell_unknown_from_negative(run: RunDirectory) -> None:
     assert [s.name for s in cohorts.one_class_sites(run)] == ["harbour"]
 
 
-def test_left_out_hides_places_and_ids(run: RunDirectory) -> None:
-    image = sorted(run.image_ids())[0]
-    notes = [{"where": "x17", "reason": f"no label for {image}."}, {"where": "x17", "reason": "x17 is empty"}]
-    changed = replace(run, sites=[replace(run.sites[0], left_out=notes * 2)])
-    (site,) = cohorts.left_out(changed)
-    assert site.reasons == [("no label for …", 2), ("… is empty", 2)]
-    assert site.total == 4
-    assert HIDDEN_FILE not in str(cohorts.problems(run))
-    many = replace(run.sites[0], left_out=[{"where": "", "reason": f"kind {i}"} for i in range(20)])
+def test_left_out_is_counted(run: RunDirectory) -> None:
+    notes = [{"reason": "empty file", "count": 2}, {"reason": "wrong format", "count": 5}]
+    (site,) = cohorts.left_out(replace(run, sites=[replace(run.sites[0], left_out=notes)]))
+    assert site.reasons == [("wrong format", 5), ("empty file", 2)]
+    assert site.total == 7
+    many = replace(run.sites[0], left_out=[{"reason": f"kind {i}", "count": 2} for i in range(20)])
     (site,) = cohorts.left_out(replace(run, sites=[many]))
-    assert (len(site.reasons), site.more) == (cohorts.KINDS, 20 - cohorts.KINDS)
+    assert (len(site.reasons), site.more) == (cohorts.KINDS, 2 * (20 - cohorts.KINDS))
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.randoms(use_true_random=False))

@@ -31,5 +31,5 @@ def study(
     from hilum.study.spec import load_study
 
     spec = load_study(file, set_)
-    run = run_study(spec, out or Path("runs") / spec.name, resume)
+    run = run_study(spec, out or Path("runs") / spec.name, resume, source=file)
     typer.echo(f"report: {write_report(run.root)}")

@@ -49,7 +49,7 @@ def read_masks(database: str, root: Path, images: pd.Series) -> tuple[pd.DataFra
     table["path"] = layout.relative_paths(database, MASKS, table["path"].fillna(""))
     present = layout.on_disk(root, list(table["path"]))
     reasons = (f"the mask '{path}' is not on disk; it is left out" for path in table["path"][~present])
-    problems += layout.listed(MASKS, table.index[~present], reasons, "masks are not on disk")
+    problems += layout.listed(MASKS, table.index[~present], reasons, "masks are not on disk", "mask not on disk")
     table = table[present].rename(columns={"image": "image_id"})
     return table[list(MASK_COLUMNS)].reset_index(drop=True), problems
 
@@ -62,7 +62,8 @@ def _of_images(database: str, file: str, table: pd.DataFrame, images: pd.Series)
     table["finding"] = table["finding"].fillna("").map(names)
     known = table["image"].isin(images)
     reasons = (f"the image '{name}' is not among those read; the row is left out" for name in table["image"][~known])
-    return table[known], layout.listed(file, table.index[~known], reasons, "rows name images that are not read")
+    summary, kind = "rows name images that are not read", "box or mask of an image that is not read"
+    return table[known], layout.listed(file, table.index[~known], reasons, summary, kind)
 
 
 def _numbers(database: str, raw: pd.Series) -> pd.Series:
@@ -84,7 +85,8 @@ def _with_sizes(root: Path, pixels: pd.DataFrame) -> tuple[pd.DataFrame, list[Pr
         f'the size of \'{name}\' cannot be read; the box is left out. Add the columns "width" and "height"'
         for name in pixels["image_id"][~opened]
     )
-    problems = layout.listed(BOXES, pixels.index[~opened], reasons, "boxes are on images of unreadable size")
+    summary, kind = "boxes are on images of unreadable size", "box on an image of unreadable size"
+    problems = layout.listed(BOXES, pixels.index[~opened], reasons, summary, kind)
     pixels = pixels[opened].copy()
     found = np.array([sizes[name] for name in pixels["image_id"]], dtype=np.float64).reshape(-1, 2)
     pixels["width"], pixels["height"] = found[:, 0], found[:, 1]

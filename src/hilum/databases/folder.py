@@ -77,7 +77,7 @@ def _finding_columns(database: str, columns: list[str]) -> tuple[dict[str, str],
                     f"{database}: expected a finding of the vocabulary in '{LABELS}'; found the column "
                     f'"{column}". Did you mean "{folded[near[0]]}"? Rename it.'
                 ) from None
-            problems.append(Problem(LABELS, _ignored(column)))
+            problems.append(Problem(LABELS, _ignored(column), "column not a finding"))
             continue
         if finding in findings:
             raise DataError(
@@ -133,7 +133,8 @@ def _views(table: pd.DataFrame) -> tuple[pd.Series, list[Problem]]:
     views = raw.fillna("").astype(str).str.strip().str.upper()
     wrong = ~views.isin(("", *VIEWS))
     reasons = (f"expected a view among {', '.join(VIEWS)}; found '{v}'; it is unknown" for v in raw[wrong])
-    problems = layout.listed(LABELS, raw.index[wrong], reasons, f"views are not among {', '.join(VIEWS)}")
+    summary = f"views are not among {', '.join(VIEWS)}"
+    problems = layout.listed(LABELS, raw.index[wrong], reasons, summary, "view not recognized")
     return views.where(views.isin(VIEWS)).astype(object), problems
 
 

@@ -55,7 +55,7 @@ class Kermany:
                     rows.append((f"{kind}/{file}", file, *_patient_and_cause(match)))
                 else:
                     reason = "the patient cannot be read from this file name; it is left out"
-                    problems.append(Problem(f"{kind}/{file}", reason))
+                    problems.append(Problem(f"{kind}/{file}", reason, "file name without a patient"))
         if not rows:
             raise DataError(
                 f"{NAME}: expected images as '{FOLDER}/train/NORMAL/*.jpeg' in '{root}'; found none. "

@@ -7,19 +7,17 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hilum.databases.manifest import BOX_COLUMNS, IMAGE_COLUMNS, Problem
+from hilum.databases.manifest import ABSENT, BOX_COLUMNS, IMAGE_COLUMNS, Problem
 from hilum.errors import DataError
 
 SINGLE_PROBLEMS = 20
 OLDEST_YEARS = 120
 CORNERS = ("x0", "y0", "x1", "y1")
-Kind = Literal["other", "absent"]
 _TEXT_COLUMNS = ("image_id", "path", "patientid", "view", "official_split")
 
 
@@ -131,14 +129,16 @@ def relative_paths(database: str, file: str, names: pd.Series) -> pd.Series:
     return paths
 
 
-def listed(
-    source: str, rows: Iterable[object], reasons: Iterable[str], summary: str, kind: Kind = "other"
-) -> list[Problem]:
-    """Return one problem a row, at most twenty, after a count of them all where there are several."""
+def listed(source: str, rows: Iterable[object], reasons: Iterable[str], summary: str, kind: str) -> list[Problem]:
+    """Return one problem a row, at most twenty, after a count of them all where there are several.
+
+    ``kind`` is a constant: no file name, no cell.
+    """
     rows = list(rows)
+    several = len(rows) > 1
     first = zip(rows[:SINGLE_PROBLEMS], reasons, strict=False)
-    single = [Problem(f"{source} row {row}", reason, kind) for row, reason in first]
-    return [Problem(source, f"{len(rows)} {summary}", kind, len(rows)), *single] if len(rows) > 1 else single
+    single = [Problem(f"{source} row {row}", reason, kind, 0 if several else 1) for row, reason in first]
+    return [Problem(source, f"{len(rows)} {summary}", kind, len(rows)), *single] if several else single
 
 
 def absent_problems(source: str, names: pd.Series, present: NDArray[np.bool_]) -> list[Problem]:
@@ -146,7 +146,7 @@ def absent_problems(source: str, names: pd.Series, present: NDArray[np.bool_]) -
     absent = names[~present]
     reasons = (f"the image '{name}' is not on disk; the row is left out" for name in absent)
     summary = f"of {len(names)} listed images are not on disk; their rows are left out"
-    return listed(source, absent.index, reasons, summary, "absent")
+    return listed(source, absent.index, reasons, summary, ABSENT)
 
 
 def require_images(database: str, present: NDArray[np.bool_], root: Path, where: str) -> None:
@@ -181,7 +181,7 @@ def ages_in_years(source: str, raw: pd.Series) -> tuple[pd.Series, list[Problem]
     wrong = (text != "") & ~(years <= OLDEST_YEARS)
     reasons = (f"expected an age of 0 to {OLDEST_YEARS} years; found '{a}'; it is unknown" for a in text[wrong])
     summary = f"ages are not within 0 to {OLDEST_YEARS} years; they are unknown"
-    return years.mask(wrong), listed(source, raw.index[wrong], reasons, summary)
+    return years.mask(wrong), listed(source, raw.index[wrong], reasons, summary, "age not plausible")
 
 
 def relative_boxes(source: str, pixels: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
@@ -198,15 +198,16 @@ def relative_boxes(source: str, pixels: pd.DataFrame) -> tuple[pd.DataFrame, lis
     table = pixels[["image_id", "finding"]].copy()
     table[list(CORNERS)] = clipped
     table = table.loc[area, list(BOX_COLUMNS)].reset_index(drop=True)
-    problems = _box_problems(source, pixels, ~area, "has no area inside the image; it is left out")
-    problems += _box_problems(source, pixels, leaves, "leaves the image; it is clipped")
+    without, beyond = "has no area inside the image; it is left out", "leaves the image; it is clipped"
+    problems = _box_problems(source, pixels, ~area, without, "box outside its image")
+    problems += _box_problems(source, pixels, leaves, beyond, "box that leaves its image")
     return table, problems
 
 
-def _box_problems(source: str, pixels: pd.DataFrame, which: NDArray[np.bool_], reason: str) -> list[Problem]:
+def _box_problems(source: str, pixels: pd.DataFrame, which: NDArray[np.bool_], reason: str, kind: str) -> list[Problem]:
     found = pixels[which]
     reasons = (
         f"the box {tuple(float(v) for v in row[:4])} of '{row[4]}' {reason}"
         for row in found[[*CORNERS, "image_id"]].itertuples(index=False)
     )
-    return listed(source, found.index, reasons, f"boxes: each {reason}")
+    return listed(source, found.index, reasons, f"boxes: each {reason}", kind)

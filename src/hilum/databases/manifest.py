@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from hilum.findings.vocabulary import FINDINGS
 IMAGE_COLUMNS = ("image_id", "path", "patientid", "view", "age_years", "sex_male", "official_split")
 BOX_COLUMNS = ("image_id", "finding", "x0", "y0", "x1", "y1")
 MASK_COLUMNS = ("image_id", "finding", "path")
+ABSENT = "image not on disk"
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,15 @@ class Card:
 class Problem:
     """Something in a database that is not as its layout promises.
 
-    ``kind`` 'absent': listed images that are not on disk, whose rows the manifest leaves out; ``count``: rows.
+    ``where`` and ``reason`` may hold file names and cells, and so the names of patients: only ``data check`` and
+    errors print them. ``kind`` is a constant that names the sort of problem and holds no value; ``ABSENT`` is that
+    of listed images that are not on disk, whose rows the manifest leaves out. ``count``: how many it stands for,
+    0 where another problem has counted it.
     """
 
     where: str
     reason: str
-    kind: Literal["other", "absent"] = "other"
+    kind: str
     count: int = 1
 
     def __str__(self) -> str:
@@ -106,6 +110,13 @@ class Manifest:
     def paths(self) -> list[Path]:
         """Absolute path of every image, in order."""
         return [self.root / p for p in self.images["path"]]
+
+    def problem_counts(self) -> dict[str, int]:
+        """Return kind of problem → how many there are: all that may leave the place where the images are."""
+        counts: dict[str, int] = {}
+        for problem in self.problems:
+            counts[problem.kind] = counts.get(problem.kind, 0) + problem.count
+        return counts
 
     def counts(self) -> dict[str, Any]:
         """Return images, patients, boxes, counts per finding and problems, ready for JSON."""

@@ -155,11 +155,13 @@ def _labels(raw: pd.Series) -> pd.DataFrame:
 
 def _read_boxes(root: Path, listed: pd.Series, kept: pd.Series) -> tuple[pd.DataFrame, list[Problem]]:
     if not (root / BOXES).is_file():
-        return pd.DataFrame(columns=list(BOX_COLUMNS)), [Problem(BOXES, "absent: no box is read")]
+        problem = Problem(BOXES, "absent: no box is read", "file of boxes not on disk")
+        return pd.DataFrame(columns=list(BOX_COLUMNS)), [problem]
     table = layout.read_table(NAME, root / BOXES, ("Image Index", "Finding Label", *BOX_CORNER_COLUMNS))
     stray = ~table["Image Index"].isin(listed)
     reasons = (f"the image '{name}' is not in the label table" for name in table["Image Index"][stray])
-    problems = layout.listed(BOXES, table.index[stray], reasons, "boxes are of images not in the label table")
+    summary, kind = "boxes are of images not in the label table", "box of an image not in the label table"
+    problems = layout.listed(BOXES, table.index[stray], reasons, summary, kind)
     table = table[table["Image Index"].isin(kept)]
     names = {name: finding_of(NAME, name) for name in table["Finding Label"].fillna("").unique()}
     numbers = table[list(BOX_CORNER_COLUMNS)].apply(pd.to_numeric, errors="coerce").astype(np.float64)

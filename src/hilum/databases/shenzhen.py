@@ -55,7 +55,7 @@ class Shenzhen:
             )
         odd = [name for name in names if not _FILE.fullmatch(name)]
         reason = "not named as CHNCXR_0001_0.png; it is left out"
-        problems = [Problem(f"{IMAGES}/{name}", reason) for name in odd]
+        problems = [Problem(f"{IMAGES}/{name}", reason, "file not named as an image") for name in odd]
         ages, males, reading_problems = _readings(root, [name for name, _ in found])
         images = layout.image_table(
             {
@@ -95,7 +95,7 @@ def _readings(root: Path, names: list[str]) -> tuple[list[float], list[float], l
             age, male = _age_and_sex(line.splitlines()[0] if line else "")
             if np.isnan(age) or np.isnan(male):
                 reason = "expected a first line such as 'male 45yrs'; what it does not say is unknown"
-                problems.append(Problem(f"{READINGS}/{reading}", reason))
+                problems.append(Problem(f"{READINGS}/{reading}", reason, "reading without an age or a sex"))
         ages.append(age)
         males.append(male)
     return ages, males, problems

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilum.databases import layout
-from hilum.databases.manifest import Card, Manifest, Problem
+from hilum.databases.manifest import ABSENT, Card, Manifest, Problem
 from hilum.databases.replica import save_radiograph
 from hilum.errors import DataError
 from hilum.findings.aliases import finding_of
@@ -60,7 +60,7 @@ class TBX11K:
         layout.require_images(NAME, present, root, "'imgs/tb/*.png'")
         absent = (f"the image '{name}' is not on disk; it is left out" for name in listed["file_name"][~present])
         summary = f"of {len(listed)} annotated images are not on disk; they are left out"
-        problems = layout.listed(ANNOTATIONS, listed["file_name"][~present], absent, summary, "absent")
+        problems = layout.listed(ANNOTATIONS, listed["file_name"][~present], absent, summary, ABSENT)
         splits = _splits(root, listed)
         listed = listed[present]
         lesions = lesions[lesions["file_name"].isin(listed["file_name"])]

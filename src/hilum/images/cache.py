@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hilum.errors import DataError, ImageError
-from hilum.images.decode import decode, read_bytes
+from hilum.images.decode import FAULTS, decode, read_bytes
 from hilum.images.intensity import normalize
 from hilum.images.letterbox import letterbox
 from hilum.images.store import Entry, FileState, Store, StoreFullError
@@ -58,6 +58,12 @@ class LeftOut:
     row: int
     name: str
     reason: str
+
+    @property
+    def kind(self) -> str:
+        """The sort of reason, one of ``FAULTS``: it holds no file name, unlike ``name`` and perhaps ``reason``."""
+        kind = self.reason.partition(":")[0]
+        return kind if kind in FAULTS else "unreadable"
 
     def __str__(self) -> str:
         return f"row {self.row} ({self.name}): {self.reason}"

@@ -28,6 +28,17 @@ DECODERS = Registry(
 )
 SIGNATURES = ((".png", 0, b"\x89PNG\r\n\x1a\n"), (".jpg", 0, b"\xff\xd8\xff"), (".dcm", 128, b"DICM"))
 
+FAULTS = (
+    "absent",
+    "unreadable",
+    "empty file",
+    "wrong format",
+    "truncated or damaged",
+    "too small",
+    "too large",
+    "constant image",
+)
+"""How the reason of an unusable image begins, before the colon."""
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
 PNG_END = b"IEND\xaeB`\x82"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hilum.report.read import RunDirectory, SiteFacts
 
-IMAGE_FILE = re.compile(r"[^\s'\"]+\.(?:png|jpe?g|dcm|dicom|npy|tiff?)\b", re.IGNORECASE)
-HIDDEN = "…"
 KINDS = 12
+UNTOLD = "not told: sites.json is of an older version"
 
 
 @dataclass(frozen=True)
@@ -77,26 +77,20 @@ class LeftOut:
 
 
 def left_out(run: RunDirectory) -> list[LeftOut]:
-    """Return counts by site and reason: the places (file names, rows) stay in the run directory."""
-    ids = run.image_ids()
-    return [
-        _count(site.name, [_anonymous(one["reason"], ids | {one.get("where", "")}) for one in site.left_out])
-        for site in run.sites
-    ]
+    """Return the images left out of each site, counted by reason."""
+    return [_count(site.name, site.left_out) for site in run.sites]
 
 
 def problems(run: RunDirectory) -> list[LeftOut]:
-    """Return what the reading of each database complained about, by reason."""
-    ids = run.image_ids()
-    return [_count(site.name, [_anonymous(p, ids) for p in site.problems]) for site in run.sites]
+    """Return what the reading of each database complained about, counted by kind."""
+    return [_count(site.name, site.problems) for site in run.sites]
 
 
-def _count(site: str, reasons: list[str]) -> LeftOut:
-    ranked = Counter(reasons).most_common()
-    return LeftOut(site, ranked[:KINDS], len(reasons), sum(n for _, n in ranked[KINDS:]))
-
-
-def _anonymous(reason: str, ids: set[str]) -> str:
-    """Hide image files, and words that are ids of images, in a reason."""
-    reason = IMAGE_FILE.sub(HIDDEN, reason)
-    return " ".join(HIDDEN if word.strip("'\".,;:()") in ids else word for word in reason.split())
+def _count(site: str, entries: Iterable[Mapping[str, Any] | str]) -> LeftOut:
+    """Count by reason. Only an entry with a count has a reason that holds no file name and no cell."""
+    counts: Counter[str] = Counter()
+    for one in entries:
+        counted = not isinstance(one, str) and "count" in one
+        counts[str(one["reason"]) if counted else UNTOLD] += int(one["count"]) if counted else 1  # type: ignore[index]
+    ranked = counts.most_common()
+    return LeftOut(site, ranked[:KINDS], counts.total(), sum(n for _, n in ranked[KINDS:]))

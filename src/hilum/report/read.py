@@ -61,8 +61,8 @@ class SiteFacts:
     label_policy: str
     splits: Mapping[str, Mapping[str, int]]
     findings: Mapping[str, Mapping[str, Mapping[str, int]]]
-    left_out: list[Mapping[str, str]] = field(default_factory=list, repr=False)
-    problems: list[str] = field(default_factory=list, repr=False)
+    left_out: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
+    problems: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
     views: Mapping[str, int] = field(default_factory=dict)
     age: Mapping[str, float] | None = None
     sex: Mapping[str, int] = field(default_factory=dict)
@@ -182,14 +182,6 @@ class RunDirectory:
     def site(self, name: str) -> SiteFacts | None:
         """Return a site by name."""
         return next((s for s in self.sites if s.name == name), None)
-
-    def image_ids(self) -> set[str]:
-        """Return every image id of the run, so that a page can be kept free of them."""
-        found = {g.image_id for g in self.gallery}
-        for file in sorted((self.path / "splits").glob("*.csv")):
-            with file.open(newline="", encoding="utf-8") as lines:
-                found.update(row.get("image_id") or "" for row in csv.DictReader(lines))
-        return found - {""}
 
     def maps(self, arm: str, model: str, site: str) -> dict[tuple[str, str], NDArray[np.float32]]:
         """Return (image id, finding) → map (G, G) in [0, 1] of the first seed; empty where none was kept."""

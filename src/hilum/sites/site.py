@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilum.databases import DATABASES
-from hilum.databases.manifest import Card, Manifest
+from hilum.databases.manifest import ABSENT, Card, Manifest
 from hilum.errors import DataError, StudyError
 from hilum.findings.policy import apply_policy
 from hilum.images.cache import CacheSpec, LeftOut, PixelCache, build_cache
@@ -145,11 +145,11 @@ def load_site(
 
 
 def _refuse_absent(plan: SitePlan, manifest: Manifest) -> None:
-    absent = [problem for problem in manifest.problems if problem.kind == "absent"]
+    absent = [problem for problem in manifest.problems if problem.kind == ABSENT]
     if not absent:
         return
-    total = max(problem.count for problem in absent)
-    shown = [problem for problem in absent if problem.count == 1][:5]
+    total = manifest.problem_counts()[ABSENT]
+    shown = [problem for problem in absent if problem.count <= 1][:5]
     listed = "\n".join(f"  {p.where}: {p.reason.partition(';')[0]}" for p in shown)
     more = f"\n  and {total - len(shown)} more" if total > len(shown) else ""
     raise DataError(

@@ -1,10 +1,11 @@
-"""What a run says of itself and of its sites: counts, never ids."""
+"""What a run says of itself and of its sites: counts, never ids, file names or cells."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 import hilum
+from hilum.databases.manifest import ABSENT
 from hilum.sites.site import Site
 from hilum.sites.splits import SPLITS
 from hilum.study.arms import new_model
@@ -71,8 +73,8 @@ def describe_site(site: Site) -> dict[str, Any]:
         "role": site.plan.role,
         "images": len(images),
         "patients": int(images["patientid"].nunique()),
-        "left_out": _left_out(site),
-        "problems": [problem.reason for problem in site.manifest.problems if problem.kind != "absent"],
+        "left_out": _counted(_left_out(site)),
+        "problems": _counted({k: n for k, n in site.manifest.problem_counts().items() if k != ABSENT}),
         "label_policy": site.plan.label_policy,
         "views": {str(k): int(v) for k, v in images["view"].fillna("unknown").value_counts().items()},
         "age": _age(age),
@@ -83,14 +85,14 @@ def describe_site(site: Site) -> dict[str, Any]:
     }
 
 
-def _left_out(site: Site) -> list[dict[str, str]]:
-    """One entry an image: listed but not on disk, or on disk but not readable."""
-    absent = [problem for problem in site.manifest.problems if problem.kind == "absent"]
-    where = [problem.where for problem in absent if problem.count == 1]
-    unnamed = max((problem.count for problem in absent), default=0) - len(where)
-    where += [absent[0].where] * unnamed if unnamed else []
-    entries = [{"where": place, "reason": "listed, but not on disk"} for place in where]
-    return entries + [{"where": f"row {p.row}", "reason": p.reason} for p in site.left_out]
+def _left_out(site: Site) -> Counter[str]:
+    """Images by why they are left out: listed but not on disk, or on disk but not usable."""
+    absent = site.manifest.problem_counts().get(ABSENT, 0)
+    return Counter({ABSENT: absent} if absent else {}) + Counter(image.kind for image in site.left_out)
+
+
+def _counted(kinds: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [{"reason": kind, "count": count} for kind, count in kinds.items()]
 
 
 def _size(site: Site, split: str) -> dict[str, int]:

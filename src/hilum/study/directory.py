@@ -85,6 +85,18 @@ class RunDirectory:
         except ValueError as error:
             raise RunError(f"Expected JSON in {path}; found: {error}.") from None
 
+    def fact(self, *keys: str) -> Any:
+        """Return a value of run.json; raises ``RunError`` that names the key where there is none."""
+        value = self.read_json("run.json")
+        for k, key in enumerate(keys):
+            if not isinstance(value, dict) or value.get(key) is None:
+                raise RunError(
+                    f"Expected the key '{'.'.join(keys[: k + 1])}' in {self.root / 'run.json'}; found none. "
+                    "The file is damaged: restore it, or run the study again into another --out."
+                )
+            value = value[key]
+        return value
+
     def log_round(self, key: ModelKey, record: dict[str, Any]) -> None:
         """Add one line to the log of rounds, in the place of what a killed run logged of the same round."""
         line = {"seed": key.seed, "arm": key.arm, "model": key.model, **record}

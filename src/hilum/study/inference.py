@@ -73,7 +73,7 @@ def predict_paths(
     keys = chosen_models(study, run, arm, site, seed)
     findings = taught_findings(study, run, keys)
     models = [load_model(study, run, key, site) for key in keys]
-    precision = str(run.read_json("run.json")["precision"])
+    precision = str(run.fact("precision"))
     files = image_files(paths)
     radiographs: dict[str, Radiograph] = {}
     left_out: list[LeftOut] = []

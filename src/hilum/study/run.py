@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from hilum.errors import RunError
+from hilum.errors import HilumError, RunError
 from hilum.progress import progress
 from hilum.sites.site import Site
 from hilum.study.arms import choose_precision, model_keys, new_model, train_model
@@ -25,17 +27,26 @@ from hilum.study.spec import Study, dump_study, parse_study, read_mapping
 from hilum.training.state import write_atomically
 
 DEFAULT_CACHE = Path.home() / ".cache" / "hilum"
+SAME_NUMBERS = ("torch", "numpy")  # another version of these may give other digits
 
 
-def run_study(study: Study, out: Path, resume: bool = False) -> RunDirectory:
+def run_study(study: Study, out: Path, resume: bool = False, source: Path | None = None) -> RunDirectory:
     """Run a study into ``out``, or go on where a stopped run left off; return its directory.
 
-    Raises ``RunError`` when ``out`` holds another study's run, or a run and ``resume`` is False.
+    ``source``: the study file, which is never written over. A resumed run computes with the threads that it
+    was begun with. Raises ``RunError`` when ``out`` holds another study's run, a run and ``resume`` is False,
+    or files that are not of a run.
     """
     run = RunDirectory(out)
-    new_model(study, study.seeds[0])  # options that a model does not take are told before anything is written
-    _open(study, run, resume)
-    torch.set_num_threads(study.training.threads or torch.get_num_threads())
+    check_run(study, run, resume, source)
+    if (run.root / "run.json").is_file():
+        run.remove_unfinished()
+        threads = run.fact("machine", "threads")
+        _tell_other_packages(run)
+    else:
+        write_atomically(run.study, dump_study(study).encode())
+        threads = study.training.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
     sites = load_sites(study, study.images.cache or DEFAULT_CACHE)
     precision = _describe(study, sites, run)
     training = training_sites(sites)
@@ -59,38 +70,77 @@ def load_run_study(run: RunDirectory) -> Study:
     return parse_study(read_mapping(run.study), str(run.study))
 
 
-def _open(study: Study, run: RunDirectory, resume: bool) -> None:
-    """Write the resolved study. A directory in which nothing was computed yet may take another study."""
-    if (run.root / "run.json").is_file():
-        before = load_run_study(run)
-        if before != study:
-            old, new = before.model_dump(mode="json"), study.model_dump(mode="json")
-            changed = ", ".join(sorted(k for k in new if old.get(k) != new[k]))
+def check_run(study: Study, run: RunDirectory, resume: bool, source: Path | None = None) -> None:
+    """Refuse, before anything is written, a study that ``run`` cannot take (``StudyError``, ``RunError``).
+
+    A directory in which nothing was computed yet may take another study.
+    """
+    new_model(study, study.seeds[0])
+    if run.root.exists() and not run.root.is_dir():
+        raise RunError(f"Expected a directory for the run; {run.root} is a file. Give another --out.")
+    if not (run.root / "run.json").is_file():
+        if source is not None and run.study.is_file() and run.study.samefile(source):
             raise RunError(
-                f"Expected the study that {run.root} was begun with; found other values in: {changed}. "
-                "Give another --out, or undo the change."
+                f"Expected another directory for the run than that of the study file {source}, which the run's own "
+                "study.yaml would replace. Give another --out."
             )
-        if not resume:
-            raise RunError(
-                f"{run.root} already holds a run of this study. Add --resume to go on, or give another --out."
-            )
-        run.remove_unfinished()
-    elif not run.study.is_file() and run.root.is_dir() and any(run.root.iterdir()):
-        raise RunError(f"Expected an empty directory for the run; {run.root} holds other files. Give another --out.")
-    write_atomically(run.study, dump_study(study).encode())
+        _require_nothing_else(run)
+        return
+    for keys in (("images_sha256",), ("precision",), ("machine", "threads"), ("packages",)):
+        run.fact(*keys)
+    before = load_run_study(run)
+    if before != study:
+        old, new = before.model_dump(mode="json"), study.model_dump(mode="json")
+        changed = ", ".join(sorted(k for k in new if old.get(k) != new[k]))
+        raise RunError(
+            f"Expected the study that {run.root} was begun with; found other values in: {changed}. "
+            "Give another --out, or undo the change."
+        )
+    if not resume:
+        raise RunError(f"{run.root} already holds a run of this study. Add --resume to go on, or give another --out.")
+
+
+def _require_nothing_else(run: RunDirectory) -> None:
+    """Refuse a directory that holds more than what a run leaves that ended before it knew its images."""
+    others = {path.name for path in run.root.iterdir()} if run.root.is_dir() else set()
+    others -= {name for name in others if name.startswith((".study.yaml.", ".run.json.")) and name.endswith(".tmp")}
+    if run.study.is_file():
+        try:
+            before = load_run_study(run)
+            own = dump_study(before) == run.study.read_text(encoding="utf-8")
+        except HilumError:
+            own = False
+        if own:
+            cache = before.images.cache
+            inside = cache is not None and run.root.resolve() in cache.resolve().parents
+            others -= {"study.yaml"} | ({cache.resolve().relative_to(run.root.resolve()).parts[0]} if inside else set())
+    if others:
+        raise RunError(
+            f"Expected an empty directory for the run; {run.root} holds other files, such as {min(others)}. "
+            "Give another --out."
+        )
+
+
+def _tell_other_packages(run: RunDirectory) -> None:
+    before = run.fact("packages")
+    other = [f"{n} {before.get(n)} (now {version(n)})" for n in SAME_NUMBERS if before.get(n) != version(n)]
+    if other:
+        print(
+            f"hilum: this run was begun with {', '.join(other)}: its figures may not repeat to the last digit.",
+            file=sys.stderr,
+        )
 
 
 def _describe(study: Study, sites: Sequence[Site], run: RunDirectory) -> str:
     """Write what the run and its sites are, and return the precision that the run computes with."""
     digest = hashlib.sha256("".join(h for site in sites for h in sorted(site.content)).encode()).hexdigest()
     if (run.root / "run.json").is_file():
-        before = run.read_json("run.json")
-        if before["images_sha256"] != digest:
+        if run.fact("images_sha256") != digest:
             raise RunError(
                 f"Expected the images that {run.root} was begun with; some have changed, come or gone since. "
                 "Restore them, or give another --out."
             )
-        precision = str(before["precision"])
+        precision = str(run.fact("precision"))
     else:
         precision = choose_precision(study)
         description = describe_run(study, sites, precision, _now())

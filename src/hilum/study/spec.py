@@ -225,13 +225,16 @@ class Study(Section):
         return self
 
 
-def load_study(path: Path, overrides: list[str] | None = None) -> Study:
-    """Read a study file, apply ``a.b=c`` overrides, resolve paths against its folder. Raises ``StudyError``."""
+def load_study(path: Path, overrides: list[str] | None = None, folder: Path | None = None) -> Study:
+    """Read a study file, apply ``a.b=c`` overrides, resolve paths against ``folder`` or, without one, its own.
+
+    Raises ``StudyError``.
+    """
     content = read_mapping(path)
     for override in overrides or []:
         _override(content, override)
     study = parse_study(content, str(path))
-    folder = path.resolve().parent
+    folder = (folder or path.parent).resolve()
     sites = {n: s.model_copy(update={"root": (folder / s.root).resolve()}) for n, s in study.sites.items()}
     images = study.images
     if images.cache is not None:
