@@ -72,6 +72,7 @@ def test_boxes_are_scaled_from_their_frame_and_given_for_tuberculosis_too(root):
     corners = manifest.boxes[["x0", "y0", "x1", "y1"]].to_numpy(float)
     np.testing.assert_allclose(corners, [[0.25, 0.25, 0.5, 0.5]] * 10)
     assert (manifest.boxes["finding"] == "Tuberculosis").sum() == 6
+    assert manifest.counts()["boxes"] == 6, "a lesion counts once"
     assert not manifest.boxes.duplicated().any()
 
 

@@ -19,7 +19,7 @@ pytestmark = [
     [
         ("nih14", "nih", 785, 531, 39, {"Pneumonia": 387, "No Finding": 393}),
         ("shenzhen", "shenzhen", 503, 503, 0, {"Tuberculosis": 252, "No Finding": 251}),
-        ("tbx11k", "tbx11k", 601, 601, 1804, {"Tuberculosis": 600, "No Finding": 1}),
+        ("tbx11k", "tbx11k", 601, 601, 902, {"Tuberculosis": 600, "No Finding": 1}),
         ("kermany", "kermany", 4722, 2513, 0, {"Pneumonia": 3484, "No Finding": 1238}),
         ("hannover", "hannover", 243, 71, 0, {"COVID-19": 243}),
     ],

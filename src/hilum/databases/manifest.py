@@ -119,7 +119,10 @@ class Manifest:
         return counts
 
     def counts(self) -> dict[str, Any]:
-        """Return images, patients, boxes, counts per finding and problems, ready for JSON."""
+        """Return images, patients, boxes, counts per finding and problems, ready for JSON.
+
+        A box is a place of an image: one that is given for two findings counts once.
+        """
         findings = {
             str(name): {
                 "positive": int((column == 1).sum()),
@@ -132,7 +135,7 @@ class Manifest:
         return {
             "images": len(self.images),
             "patients": int(self.images["patientid"].nunique()),
-            "boxes": len(self.boxes),
+            "boxes": len(self.boxes.drop_duplicates(["image_id", "x0", "y0", "x1", "y1"])),
             "findings": findings,
             "problems": [str(p) for p in self.problems],
         }
