@@ -171,6 +171,23 @@ def test_image_in_two_sites(study: Path) -> None:
     refused(study, "'north' and 'east' share 0 patients and 1 identical images")
 
 
+def test_image_of_two_patients(study: Path) -> None:
+    images = study.parent / "north/images"
+    shutil.copy(images / "north05.png", images / "north09.png")
+    refused(
+        study,
+        "Site 'north': expected every image to be of one patient; found 1 that several patients have",
+        "  labels.csv row 7 (images/north05.png), labels.csv row 11 (images/north09.png)\n",
+        "Keep one of each",
+    )
+
+
+def test_image_twice_of_one_patient(study: Path) -> None:
+    images = study.parent / "north/images"
+    shutil.copy(images / "north04.png", images / "north05.png")
+    assert run(study).status == 0
+
+
 def test_patient_in_two_splits(study: Path) -> None:
     def move(table: pd.DataFrame) -> pd.DataFrame:
         table.loc[0, "split"] = "test"
@@ -261,9 +278,9 @@ def test_unreadable_files_are_refused_with_row_and_reason(study: Path) -> None:
     refused(
         study,
         "south: images: expected 32 readable images; found 3 that are not:",
-        "row 0 (images/south00.png): empty file",
-        "row 1 (images/south01.png): wrong format",
-        "row 2 (images/south02.png): constant image",
+        "labels.csv row 2 (images/south00.png): empty file",
+        "labels.csv row 3 (images/south01.png): wrong format",
+        "labels.csv row 4 (images/south02.png): constant image",
         "on_error: leave_out",
     )
 

@@ -119,9 +119,9 @@ def test_data_check_names_what_a_study_would_refuse(hospital: Path) -> None:
     (images / "here04.png").unlink()
     problems = "\n".join(json.loads(hospitals.hilum("data", "check", "folder", hospital, "--json").out)["problems"])
     for told in (
-        "row 0 (images/here00.png): empty file",
-        "row 1 (images/here01.png): truncated or damaged",
-        "row 3 (images/here03.png): constant image",
+        "images/here00.png: empty file",
+        "images/here01.png: truncated or damaged",
+        "images/here03.png: constant image",
         "labels.csv row 6: the image 'images/here04.png' is not on disk",
     ):
         assert told in problems
@@ -227,6 +227,30 @@ def test_demo_into_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     outcome = hospitals.hilum("demo", "--out", tmp_path / "file")
     assert (outcome.status, "is a file" in outcome.err) == (1, True)
+
+
+def test_demo_leaves_another_study_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("name: mine\n")
+    outcome = hospitals.hilum("demo", "--out", tmp_path)
+    assert outcome.status == 1
+    assert "Expected no study.yaml but the demonstration's" in outcome.err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("study.yaml", "name: mine\n")]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.round=3", "Did you mean 'rounds'?"),
+        ("model.backbone.widths=[4, 6]", "Expected values that the backbone"),
+    ],
+)
+def test_demo_tells_a_mistake_before_it_draws(
+    override: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "write_hospital", lambda *_: pytest.fail("it draws"))
+    outcome = hospitals.hilum("demo", "--out", tmp_path / "demo", "--set", override)
+    assert (outcome.status, told in outcome.err) == (1, True), outcome
+    assert not (tmp_path / "demo").exists()
 
 
 @pytest.mark.parametrize(

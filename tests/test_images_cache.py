@@ -168,7 +168,7 @@ def test_refusing_names_rows_and_reasons_and_keeps_the_rest(paths, broken, direc
     message = str(caught.value)
     assert "site A: expected 20 readable images; found 5 that are not" in message
     for row, reason in broken.items():
-        assert f"row {row} ({row:03d}.png): {reason}" in message
+        assert f"\n  {row:03d}.png: {reason}" in message
     assert "on_error: leave_out" in message
     good = [p for r, p in enumerate(paths) if r not in broken]
     before = decoded["decode"]
@@ -179,9 +179,9 @@ def test_refusing_names_rows_and_reasons_and_keeps_the_rest(paths, broken, direc
 def test_only_the_first_five_are_listed(paths, directory):
     for path in paths[:9]:
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"row 4 .*\n  and 4 more") as caught:
+    with pytest.raises(DataError, match=r"004\.png.*\n  and 4 more") as caught:
         build_cache(paths, SPEC, directory)
-    assert "row 5" not in str(caught.value)
+    assert "005.png" not in str(caught.value)
 
 
 def test_leaving_out_keeps_rows_in_place(paths, broken, directory):

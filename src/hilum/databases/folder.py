@@ -57,7 +57,7 @@ def read_folder(root: Path, database: str = "folder") -> Manifest:
     boxes, box_problems = read_boxes(database, root, images["image_id"])
     masks, mask_problems = read_masks(database, root, images["image_id"])
     problems += age_problems + view_problems + box_problems + mask_problems
-    return Manifest(database, root, images, labels, boxes, masks, tuple(problems))
+    return Manifest(database, root, images, labels, boxes, masks, tuple(problems), layout.rows_in(LABELS, table))
 
 
 def _finding_columns(database: str, columns: list[str]) -> tuple[dict[str, str], list[Problem]]:

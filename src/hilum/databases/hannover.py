@@ -55,7 +55,8 @@ class Hannover:
             }
         )
         labels = pd.DataFrame({"COVID-19": [1.0] * len(images)})
-        return Manifest(NAME, root, images, labels, problems=tuple(problems))
+        rows = layout.rows_in(TABLE, table)
+        return Manifest(NAME, root, images, labels, problems=tuple(problems), rows=rows)
 
     @classmethod
     def write_replica(cls, root: Path) -> None:

@@ -141,6 +141,11 @@ def listed(source: str, rows: Iterable[object], reasons: Iterable[str], summary:
     return [Problem(source, f"{len(rows)} {summary}", kind, len(rows)), *single] if several else single
 
 
+def rows_in(source: str, table: pd.DataFrame) -> tuple[str, ...]:
+    """Return where ``source`` lists each row of a table that ``read_table`` read."""
+    return tuple(f"{source} row {row}" for row in table.index)
+
+
 def absent_problems(source: str, names: pd.Series, present: NDArray[np.bool_]) -> list[Problem]:
     """Return the problems of listed images that are not on disk; ``names`` is indexed by row."""
     absent = names[~present]

@@ -63,7 +63,8 @@ class Manifest:
     ``official_split`` 'train', 'val', 'test' or NaN where the database has no patient-disjoint split.
     ``labels``: same order, one column a finding the database speaks of, raw values 1 / 0 / -1 / NaN.
     ``boxes``: ``BOX_COLUMNS``, corners as fractions [0, 1] of the width and height of the image, whatever
-    its stored size. ``masks``: ``MASK_COLUMNS``. Boxes and masks are for evaluation only.
+    its stored size. ``masks``: ``MASK_COLUMNS``. Boxes and masks are for evaluation only. ``rows``: where the
+    label file lists each image, such as 'labels.csv row 7'; empty where no table does.
     Raises ``DataError``.
     """
 
@@ -74,6 +75,7 @@ class Manifest:
     boxes: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(BOX_COLUMNS)))
     masks: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(MASK_COLUMNS)))
     problems: tuple[Problem, ...] = ()
+    rows: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         missing = [c for c in IMAGE_COLUMNS if c not in self.images]
@@ -110,6 +112,11 @@ class Manifest:
     def paths(self) -> list[Path]:
         """Absolute path of every image, in order."""
         return [self.root / p for p in self.images["path"]]
+
+    def places(self) -> list[str]:
+        """Return what messages call every image: its row in the label file, or else its number, and its path."""
+        rows = self.rows or [f"image {k} of {len(self)}" for k in range(1, len(self) + 1)]
+        return [f"{row} ({path})" for row, path in zip(rows, self.images["path"], strict=True)]
 
     def problem_counts(self) -> dict[str, int]:
         """Return kind of problem → how many there are: all that may leave the place where the images are."""

@@ -97,7 +97,8 @@ class NIH14:
             }
         )
         problems += age_problems + box_problems
-        return Manifest(NAME, root, images, _labels(table["Finding Labels"]), boxes, problems=tuple(problems))
+        labels, rows = _labels(table["Finding Labels"]), layout.rows_in(source.name, table)
+        return Manifest(NAME, root, images, labels, boxes, problems=tuple(problems), rows=rows)
 
     @classmethod
     def write_replica(cls, root: Path) -> None:

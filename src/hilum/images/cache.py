@@ -53,7 +53,7 @@ class CacheSpec:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An image that could not be read: its row (from 0), its name and why."""
+    """An image that cannot be used: its row (from 0) in the list of files, its name and why."""
 
     row: int
     name: str
@@ -66,7 +66,7 @@ class LeftOut:
         return kind if kind in FAULTS else "unreadable"
 
     def __str__(self) -> str:
-        return f"row {self.row} ({self.name}): {self.reason}"
+        return f"{self.name}: {self.reason}"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from hilum.databases.manifest import ABSENT, Card, Manifest
 from hilum.errors import DataError, StudyError
 from hilum.findings.policy import apply_policy
 from hilum.images.cache import CacheSpec, LeftOut, PixelCache, build_cache
+from hilum.images.check import shared
 from hilum.sites.splits import split_patients
 
 Role = Literal["training", "outside"]
@@ -102,7 +103,7 @@ def load_site(
 
     Raises ``DataError`` and ``ImageError`` as the database and the cache do, ``DataError`` for listed images
     that are not on disk unless they are to be left out, and ``StudyError`` when nothing of the study's
-    findings is labelled there.
+    findings is labelled there or when patients of a training site share an image.
     """
     database = DATABASES.load(plan.database)
     manifest: Manifest = database.read(plan.root)
@@ -115,8 +116,10 @@ def load_site(
         on_error=plan.on_error,
         workers=workers,
         label=f"{plan.name}: images",
-        names=[str(p) for p in manifest.images["path"]],
+        names=manifest.places(),
     )
+    if plan.role == "training":
+        _refuse_shared(plan, manifest, pixels.content)
     rows = np.flatnonzero(pixels.kept)
     if len(rows) == 0:
         raise StudyError(f"Site '{plan.name}': expected readable images; found none of {len(manifest)}.")
@@ -158,6 +161,21 @@ def _refuse_absent(plan: SitePlan, manifest: Manifest) -> None:
     )
 
 
+def _refuse_shared(plan: SitePlan, manifest: Manifest, content: Sequence[str]) -> None:
+    """One image under two patients may be trained on and tested on."""
+    groups = shared(content, list(manifest.images["patientid"]))
+    if not groups:
+        return
+    places = manifest.places()
+    listed = "\n".join(f"  {', '.join(places[row] for row in group)}" for group in groups[:5])
+    more = f"\n  and {len(groups) - 5} more" if len(groups) > 5 else ""
+    raise StudyError(
+        f"Site '{plan.name}': expected every image to be of one patient; found {len(groups)} that several patients "
+        f"have, so that training could see what is tested:\n{listed}{more}\n"
+        "Keep one of each, or give them the same patient if it is one."
+    )
+
+
 def _split(plan: SitePlan, manifest: Manifest, split: SplitPlan) -> NDArray[np.str_]:
     if plan.role == "outside":
         return np.full(len(manifest), "test")
@@ -175,12 +193,11 @@ def _split(plan: SitePlan, manifest: Manifest, split: SplitPlan) -> NDArray[np.s
 def _keep(manifest: Manifest, rows: NDArray[np.int64]) -> Manifest:
     images = manifest.images.iloc[rows].reset_index(drop=True)
     inside = set(images["image_id"])
-    return Manifest(
-        manifest.database,
-        manifest.root,
-        images,
-        manifest.labels.iloc[rows].reset_index(drop=True),
-        manifest.boxes[manifest.boxes["image_id"].isin(inside)].reset_index(drop=True),
-        manifest.masks[manifest.masks["image_id"].isin(inside)].reset_index(drop=True),
-        manifest.problems,
+    return replace(
+        manifest,
+        images=images,
+        labels=manifest.labels.iloc[rows].reset_index(drop=True),
+        boxes=manifest.boxes[manifest.boxes["image_id"].isin(inside)].reset_index(drop=True),
+        masks=manifest.masks[manifest.masks["image_id"].isin(inside)].reset_index(drop=True),
+        rows=tuple(np.array(manifest.rows)[rows].tolist()) if manifest.rows else (),
     )
