@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import hospitals
 from hilum.study import predictions
-from hilum.study.spec import load_study, parse_study
+from hilum.study.spec import dump_study, load_study, parse_study
 from hilum.training.inference import Inferred
 
 REFERENCE = (Path(__file__).parents[1] / "docs/reference/run-directory.md").read_text(encoding="utf-8")
@@ -313,3 +314,99 @@ def test_option_value_that_a_model_cannot_take_is_told(tiny_study: Path, tmp_pat
 def test_a_study_may_be_given_as_a_value() -> None:
     content = {"name": "x", "findings": ["Nodule"], "sites": {"a": {"database": "folder", "root": "a"}}}
     assert parse_study(content, "here").training.rounds == 20
+
+
+# What a run directory may be
+
+
+def refused(study: Path, out: Path, *options: str) -> str:
+    """Run a study that must be refused; return the one line that it prints."""
+    outcome = hospitals.hilum("study", study, "--out", out, *options)
+    assert outcome.status == 1, outcome
+    assert len(outcome.err.splitlines()) == 1, outcome.err
+    return outcome.err
+
+
+def own_files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_users_own_study_file_is_never_written_over(tiny_study: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    text = tiny_study.read_text().replace("root: ", f"root: {tiny_study.parent}/")
+    (own / "study.yaml").write_text("# mine\n" + text)
+    before = own_files(own)
+    assert "than that of the study file" in refused(own / "study.yaml", own)
+    assert "than that of the study file" in refused(own / "study.yaml", own, "--resume")
+    (own / "notes.txt").write_text("mine too")
+    assert "holds other files, such as notes.txt" in refused(tiny_study, own)
+    (own / "notes.txt").unlink()
+    assert "holds other files, such as study.yaml" in refused(tiny_study, own)  # no file that hilum wrote
+    assert own_files(own) == before
+
+
+def test_only_what_hilum_wrote_itself_is_replaced(tiny_study: Path, tmp_path: Path) -> None:
+    """A run that ended before it knew its images left its study, and perhaps a cache and a half-written file."""
+    values = ["seeds=[0]", "arms=[federated]", "training.rounds=1", f"images.cache={tmp_path}/run/cache"]
+    out = tmp_path / "run"
+    (out / "cache").mkdir(parents=True)
+    (out / "study.yaml").write_text(dump_study(load_study(tiny_study, values)))
+    (out / ".study.yaml.1.tmp").write_text("half")
+    (out / "models").mkdir()
+    assert "holds other files, such as models" in refused(tiny_study, out)
+    (out / "models").rmdir()
+    run_with(tiny_study, out, *values)
+
+
+def test_a_run_goes_on_from_its_own_study_file(tiny_run: Path) -> None:
+    text = (tiny_run / "study.yaml").read_bytes()
+    assert "already holds a run" in refused(tiny_run / "study.yaml", tiny_run)
+    assert hospitals.hilum("study", tiny_run / "study.yaml", "--out", tiny_run, "--resume").status == 0
+    assert (tiny_run / "study.yaml").read_bytes() == text
+
+
+def test_a_file_is_no_directory(tiny_study: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "Expected a directory for the run" in refused(tiny_study, tmp_path / "file")
+
+
+# Going on with a run
+
+
+def begun(tiny_run: Path, tmp_path: Path, **facts: Any) -> Path:
+    """Return a copy of the run whose run.json says something else; None takes the key out."""
+    out = tmp_path / "begun"
+    shutil.copytree(tiny_run, out)
+    content = {key: value for key, value in (read(out, "run.json") | facts).items() if value is not None}
+    (out / "run.json").write_text(json.dumps(content))
+    return out
+
+
+def test_a_resumed_run_keeps_its_threads(
+    tiny_study: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = begun(tiny_run, tmp_path, machine=read(tiny_run, "run.json")["machine"] | {"threads": 3})
+    used: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    outcome = hospitals.hilum("study", tiny_study, "--out", out, "--resume")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert used == [3]
+
+
+def test_other_packages_are_told_in_one_line(tiny_study: Path, tiny_run: Path, tmp_path: Path) -> None:
+    packages = read(tiny_run, "run.json")["packages"] | {"torch": "1.0", "pandas": "1.0"}
+    out = begun(tiny_run, tmp_path, packages=packages)
+    outcome = hospitals.hilum("study", tiny_study, "--out", out, "--resume")
+    assert outcome.status == 0
+    assert outcome.err == (
+        f"hilum: this run was begun with torch 1.0 (now {torch.__version__}): its figures may not repeat to the last "
+        "digit.\n"
+    )
+
+
+@pytest.mark.parametrize("key", ["images_sha256", "precision", "machine", "packages"])
+def test_a_key_that_run_json_lacks_is_named(key: str, tiny_study: Path, tiny_run: Path, tmp_path: Path) -> None:
+    out = begun(tiny_run, tmp_path, **{key: None})
+    told = refused(tiny_study, out, "--resume")
+    assert f"Expected the key '{key}' in {out / 'run.json'}" in told

@@ -28,6 +28,7 @@ from hilum.training.state import write_atomically
 
 DEFAULT_CACHE = Path.home() / ".cache" / "hilum"
 SAME_NUMBERS = ("torch", "numpy")  # another version of these may give other digits
+NEEDED = (("images_sha256",), ("precision",), ("machine", "threads"), *(("packages", n) for n in SAME_NUMBERS))
 
 
 def run_study(study: Study, out: Path, resume: bool = False, source: Path | None = None) -> RunDirectory:
@@ -86,7 +87,7 @@ def check_run(study: Study, run: RunDirectory, resume: bool, source: Path | None
             )
         _require_nothing_else(run)
         return
-    for keys in (("images_sha256",), ("precision",), ("machine", "threads"), ("packages",)):
+    for keys in NEEDED:
         run.fact(*keys)
     before = load_run_study(run)
     if before != study:
@@ -122,8 +123,8 @@ def _require_nothing_else(run: RunDirectory) -> None:
 
 
 def _tell_other_packages(run: RunDirectory) -> None:
-    before = run.fact("packages")
-    other = [f"{n} {before.get(n)} (now {version(n)})" for n in SAME_NUMBERS if before.get(n) != version(n)]
+    before = {name: run.fact("packages", name) for name in SAME_NUMBERS}
+    other = [f"{name} {was} (now {version(name)})" for name, was in before.items() if was != version(name)]
     if other:
         print(
             f"hilum: this run was begun with {', '.join(other)}: its figures may not repeat to the last digit.",

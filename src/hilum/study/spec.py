@@ -234,7 +234,7 @@ def load_study(path: Path, overrides: list[str] | None = None, folder: Path | No
     for override in overrides or []:
         _override(content, override)
     study = parse_study(content, str(path))
-    folder = (folder or path.parent).resolve()
+    folder = folder.resolve() if folder else path.resolve().parent
     sites = {n: s.model_copy(update={"root": (folder / s.root).resolve()}) for n, s in study.sites.items()}
     images = study.images
     if images.cache is not None:
