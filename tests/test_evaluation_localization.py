@@ -18,6 +18,7 @@ from hilum.evaluation.localization import evaluate_findings, evaluate_localizati
 from hilum.evaluation.maps import (
     box_energy,
     false_boxes,
+    hottest_points,
     iobb,
     iou,
     iou_boxes,
@@ -64,6 +65,12 @@ def test_pointing_game():
     assert pointing_game(heat((0, 0, 1.0), (3, 3, 1.0)), [QUARTER]) == 1  # a tie: the first
     assert pointing_game(-5 - heat((3, 3, 1.0)), [QUARTER]) == 1
     assert np.isnan(pointing_game(heat(), [[]]))
+
+
+def test_hottest_point_is_the_centre_of_the_highest_cell():
+    wide = np.zeros((2, 4, 5))
+    wide[0, 3, 1] = wide[1, 0, 4] = 1
+    np.testing.assert_allclose(hottest_points(wide), [[0.3, 0.875], [0.9, 0.125]])
 
 
 def test_iou_of_mask_and_boxes():

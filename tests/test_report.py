@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from fake_run import ARMS, FINDINGS, OUTSIDE, TRAINING, write_fake_run
 from hilum.errors import RunError
 from hilum.report import write_report
+from hilum.study.directory import RunDirectory as StudyDirectory
 
 VOID = {"meta", "img", "br", "hr", "input", "link", "base"}
 HOSTILE = '<script>alert("x")<b>'
@@ -272,7 +275,28 @@ def test_replaces_the_report_in_one_step(tmp_path: Path) -> None:
     picture.write_bytes(kept)
     write_report(run)
     assert (run / "report.html").read_text("utf-8") != "old"
-    assert list(run.glob("*.part")) == []
+    assert sorted(p.name for p in run.iterdir() if "report" in p.name) == ["report.html"]
+
+
+@pytest.mark.parametrize("stop", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException) -> None:
+    """What a killed process leaves has the name of the files that a resumed study removes."""
+    run = write_fake_run(tmp_path, seeds=1)
+    before, written = sorted(run.iterdir()), []
+
+    def stopped(path: Path, _: Path) -> Path:
+        written.append(path.name)
+        raise stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", stopped)
+        with pytest.raises(type(stop)):
+            write_report(run)
+    assert sorted(run.iterdir()) == before
+    assert fnmatch(written[0], ".report.html.*.tmp")
+    (run / written[0]).write_text("half", "utf-8")
+    StudyDirectory(run).remove_unfinished()
+    assert sorted(run.iterdir()) == before
 
 
 def test_needs_no_torch_and_imports_lightly(run: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fake_run import FINDINGS, OUTSIDE, write_fake_run
+from hilum.evaluation.maps import hottest_points, pointing_game
 from hilum.report import cohorts, heatmaps, numbers, plots
 from hilum.report.read import MACRO, RunDirectory, read_run
 from hilum.report.results import Figure, Results, mean_over
@@ -28,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return read_run(write_fake_run(tmp_path_factory.mktemp("figures")))
 
 
-@pytest.mark.parametrize("module", [numbers, heatmaps])
+@pytest.mark.parametrize("module", [numbers])
 def test_examples_in_docstrings(module: object) -> None:
     failed, tried = doctest.testmod(module)  # type: ignore[arg-type]
     assert (failed, tried > 0) == (0, True)
@@ -202,15 +203,19 @@ def test_left_out_is_counted(run: RunDirectory) -> None:
     assert (len(site.reasons), site.more) == (cohorts.KINDS, 2 * (20 - cohorts.KINDS))
 
 
-@given(st.integers(1, 9), st.integers(1, 9), st.randoms(use_true_random=False))
-def test_hottest_point_is_the_centre_of_the_hottest_cell(rows: int, columns: int, random: object) -> None:
-    row, column = random.randrange(rows), random.randrange(columns)  # type: ignore[attr-defined]
-    heat = np.zeros((rows, columns), np.float32)
-    heat[row, column] = 1
-    x, y = heatmaps.hottest(heat)
-    cell = (column / columns, row / rows, (column + 1) / columns, (row + 1) / rows)
-    assert heatmaps.inside((x, y), [cell])
-    assert not heatmaps.inside((x, y), [(-1.0, -1.0, cell[0] - 0.01, 2.0)])
+def test_gallery_points_and_hits_as_the_evaluation_does(run: RunDirectory) -> None:
+    for one, row in zip(heatmaps.Gallery(run).chosen, heatmaps.Gallery(run).rows(), strict=True):
+        for tile in row.tiles:
+            heat = run.maps(tile.arm, tile.model, one.site)[one.image_id, str(one.finding)]
+            assert tile.point == tuple(hottest_points(heat[None])[0])
+            assert tile.hit == pointing_game(heat[None], [one.boxes])[0]
+
+
+@pytest.mark.parametrize(("field", "told"), [(203, False), (224, True), (1311, True), (None, False)])
+def test_cells_that_see_the_whole_input_are_told(run: RunDirectory, field: int | None, told: bool) -> None:
+    facts = replace(run.run, model={**run.run.model, "receptive_field": field})
+    changed = replace(run, run=facts)
+    assert any("may draw on the whole image" in s for s in summarise(changed, Results(changed)).cautions) == told
 
 
 def test_overlay_colours_only_where_the_map_is_warm() -> None:

@@ -29,6 +29,14 @@ def pointing_game(maps: ArrayLike, boxes: Boxes) -> Floats:
     return _pointing(*check_maps(maps, boxes))
 
 
+def hottest_points(maps: ArrayLike) -> Floats:
+    """Return where the pointing game points: (N, 2), x and y in [0, 1] of the image."""
+    m = np.asarray(maps, dtype=np.float64)
+    height, width = m.shape[1:]
+    row, column = np.divmod(m.reshape(len(m), height * width).argmax(axis=1), width)
+    return np.stack([(column + 0.5) / width, (row + 0.5) / height], axis=1)
+
+
 def iou(maps: ArrayLike, boxes: Boxes, threshold: float = THRESHOLD) -> Floats:
     """Return intersection over union of the thresholded map and the union of the boxes, (N,) in [0, 1].
 
@@ -136,10 +144,7 @@ def check_maps(maps: ArrayLike, boxes: Boxes) -> tuple[Floats, list[Floats]]:
 
 
 def _pointing(maps: Floats, boxes: Sequence[Floats]) -> Floats:
-    height, width = maps.shape[1:]
-    row, column = np.divmod(maps.reshape(len(maps), height * width).argmax(axis=1), width)
-    points = np.stack([(column + 0.5) / width, (row + 0.5) / height], axis=1)
-    inside = [(b[:, :2] <= p) & (p <= b[:, 2:]) for p, b in zip(points, boxes, strict=True)]
+    inside = [(b[:, :2] <= p) & (p <= b[:, 2:]) for p, b in zip(hottest_points(maps), boxes, strict=True)]
     return _where_boxes([float(hit.all(axis=1).any()) for hit in inside], boxes)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hilum.errors import RunError
+from hilum.evaluation.maps import hottest_points, pointing_game
 from hilum.report.read import Box, GalleryImage, RunDirectory
 
 if TYPE_CHECKING:
@@ -52,21 +53,6 @@ class Row:
     height: int
     picture: str
     tiles: list[Tile]
-
-
-def hottest(heat: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the centre of the hottest cell as fractions (x, y) of the image.
-
-    >>> hottest(np.eye(1, 4, 3, dtype=np.float32))
-    (0.875, 0.5)
-    """
-    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
-    return (float(column) + 0.5) / heat.shape[1], (float(row) + 0.5) / heat.shape[0]
-
-
-def inside(point: tuple[float, float], boxes: list[Box]) -> bool:
-    """Return whether a point lies in one of the boxes (x0, y0, x1, y1)."""
-    return any(x0 <= point[0] <= x1 and y0 <= point[1] <= y1 for x0, y0, x1, y1 in boxes)
 
 
 def overlay(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
@@ -140,9 +126,9 @@ class Gallery:
         chance = self._probabilities(arm, model, one.site).get(key)
         if heat is None:
             return Tile(arm, model, probability=chance, reason="no map in this run")
-        point = hottest(heat)
-        hit = inside(point, one.boxes) if one.boxes else None
-        return Tile(arm, model, data_uri(overlay(grey, heat)), chance, point, hit, float(heat.max()))
+        x, y = hottest_points(heat[None])[0]
+        hit = bool(pointing_game(heat[None], [one.boxes])[0]) if one.boxes else None
+        return Tile(arm, model, data_uri(overlay(grey, heat)), chance, (float(x), float(y)), hit, float(heat.max()))
 
     def _maps(self, *key: str) -> dict[tuple[str, str], NDArray[np.float32]]:
         if key not in self._kept[0]:

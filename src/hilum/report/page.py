@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -37,10 +38,15 @@ def write_report(run: Path) -> Path:
     """
     text = render(read_run(Path(run)))
     target = Path(run) / "report.html"
-    with NamedTemporaryFile("w", encoding="utf-8", dir=run, suffix=".part", delete=False) as part:
+    with ExitStack() as stack:
+        part = stack.enter_context(
+            NamedTemporaryFile("w", encoding="utf-8", dir=run, prefix=f".{target.name}.", suffix=".tmp", delete=False)
+        )
+        stack.callback(Path(part.name).unlink, missing_ok=True)
         part.write(text)
-    Path(part.name).chmod(0o644)
-    return Path(part.name).replace(target)
+        part.close()
+        Path(part.name).chmod(0o644)
+        return Path(part.name).replace(target)
 
 
 def render(run: RunDirectory) -> str:

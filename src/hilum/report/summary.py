@@ -38,7 +38,7 @@ class Summary:
 
 
 def summarise(run: RunDirectory, results: Results) -> Summary:
-    """Return the first screen, every number of it taken from ``metrics.json``."""
+    """Return the first screen: the figures of ``metrics.json``, and their means over sites computed here."""
     shared = _shared_sites(run, results)
     boxed = [s for s in run.sites if any(_pointing(results, arm, s).n for arm in run.run.arms)]
     rows = [_headline(arm, shared, boxed, results) for arm in run.run.arms]
@@ -175,6 +175,12 @@ def _cautions(run: RunDirectory, results: Results) -> list[str]:
     if run.run.data != "real":
         what = "All images are" if run.run.data == "phantom" else "Some sites hold images that are"
         notes.append(f"{what} synthetic. Their figures show that the software works, nothing about patients.")
+    field, size = run.run.model.get("receptive_field"), run.run.input_size
+    if field is not None and field >= size:
+        notes.append(
+            f"A cell of a heat map sees {count(field)} px and the network's square has {count(size)} px: every cell "
+            "may draw on the whole image, so that a hot cell does not prove that the finding lies there."
+        )
     if len(run.run.seeds) < 3:
         notes.append(f"Only {plural(len(run.run.seeds), 'seed')}: how much training itself varies is hardly covered.")
     one_class = one_class_sites(run)
