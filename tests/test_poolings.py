@@ -234,3 +234,23 @@ def test_image_labels_alone_find_the_disc(name: str) -> None:
     assert float((pointed == places[shown]).float().mean()) > 0.9
     shuffled = places[shown].roll(1)
     assert float((pointed == shuffled).float().mean()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "refused", "taken"),
+    [
+        ("top_k", "fraction", (0, -0.1, 1.5, math.nan), (0.001, 1)),
+        ("log_sum_exp", "sharpness", (0, -5, math.inf, math.nan), (0.01, 50)),
+        ("noisy_or", "floor", (-0.1, 1, math.nan), (0, 0.999)),
+        ("gated_attention", "hidden", (0, -4), (1,)),
+    ],
+)
+def test_an_option_out_of_range_is_refused(
+    name: str, option: str, refused: tuple[float, ...], taken: tuple[float, ...]
+) -> None:
+    for value in refused:
+        with pytest.raises(ValueError, match=rf"^expected .*{option}.*; found {value}$"):
+            POOLINGS.load(name)(CHANNELS, FINDINGS, **{option: value})
+    for value in taken:
+        logits, _ = pool(name, torch.zeros(1, FINDINGS, 3, 3), **{option: value})
+        assert bool(logits.isfinite().all())

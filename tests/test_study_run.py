@@ -304,10 +304,18 @@ def test_ids_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
     assert {record["n"] for record in records(run, "localization", site="east", finding="Nodule")} == {6}
 
 
-def test_option_value_that_a_model_cannot_take_is_told(tiny_study: Path, tmp_path: Path) -> None:
-    outcome = hospitals.hilum("study", tiny_study, "--out", tmp_path / "run", "--set", "model.backbone.widths=[4, 6]")
-    assert outcome.status == 1
-    assert "Expected values that the backbone" in outcome.err
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("model.backbone.widths=[4, 6]", "expected three whole numbers above 0 as widths; found [4, 6]"),
+        ("model.backbone.widths=4", "expected three whole numbers above 0 as widths; found 4"),
+        ("model.backbone.dilation=0", "expected a dilation of at least 1; found 0"),
+        ("model.pooling={name: top_k, fraction: 1.5}", "expected a fraction above 0 and at most 1; found 1.5"),
+        ("model.pooling={name: noisy_or, floor: high}", "Expected values that the backbone"),
+    ],
+)
+def test_option_value_that_a_model_cannot_take_is_told(value: str, told: str, tiny_study: Path, tmp_path: Path) -> None:
+    assert told in refused(tiny_study, tmp_path / "run", "--set", value)
     assert not (tmp_path / "run").exists()
 
 

@@ -73,11 +73,15 @@ class EfficientNetLite0(Backbone):
 
     Fewer blocks see less: the receptive field is 147 px after 8 blocks, 211 after 9, 275 after 10 and 339
     after 11. ``frozen_blocks``: the stem and this many blocks keep their weights and statistics.
-    ``pretrained``: needs the extra of that name; raises ``MissingExtra``.
+    ``pretrained``: needs the extra of that name; raises ``MissingExtra``. Raises ``ValueError`` for other numbers.
     """
 
     def __init__(self, blocks: int = 9, frozen_blocks: int = 5, pretrained: bool = True) -> None:
         super().__init__()
+        if not 1 <= blocks <= len(BLOCKS):
+            raise ValueError(f"expected 1 to {len(BLOCKS)} blocks; found {blocks}")
+        if not 0 <= frozen_blocks <= blocks:
+            raise ValueError(f"expected 0 to {blocks} frozen_blocks, the number of blocks; found {frozen_blocks}")
         self._conv_stem = SameConv2d(1, 32, 3, stride=2, bias=False)
         self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
         self._blocks = nn.ModuleList()

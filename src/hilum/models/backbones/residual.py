@@ -37,11 +37,16 @@ class ResidualTrunk(Backbone):
     Batch normalization only: group, instance and layer normalization let every cell see the whole image,
     and the map is lost while the classification still looks plausible.
     ``widths``: channels of the three stages. ``dilation``: of the last stage; the receptive field is 81 px
-    with 1 and 113 px with 2.
+    with 1 and 113 px with 2. Raises ``ValueError`` for numbers below 1.
     """
 
     def __init__(self, widths: Sequence[int] = (24, 48, 96), dilation: int = 1) -> None:
         super().__init__()
+        whole = isinstance(widths, Sequence) and all(isinstance(width, int) and width >= 1 for width in widths)
+        if not whole or len(widths) != 3:
+            raise ValueError(f"expected three whole numbers above 0 as widths; found {widths}")
+        if dilation < 1:
+            raise ValueError(f"expected a dilation of at least 1; found {dilation}")
         w0, w1, w2 = widths
         self.stem = nn.Sequential(
             nn.Conv2d(1, w0, 5, 2, 2, bias=False), nn.BatchNorm2d(w0), nn.ReLU(), nn.MaxPool2d(3, 2, 1)

@@ -11,13 +11,16 @@ from hilum.models.pooling.base import Pooling
 class GatedAttentionPooling(Pooling):
     """Attention-weighted mean of cell logits, one attention a finding (Ilse et al. 2018, eq. 9).
 
-    ``hidden``: width of the gate. The map is attention × cell probability, scaled by the highest attention.
+    ``hidden``: width of the gate, at least 1 (``ValueError``). The map is attention × cell probability, scaled by
+    the highest attention.
     """
 
     per_finding = ("attention.weight",)
 
     def __init__(self, channels: int, findings: int, hidden: int = 64) -> None:
         super().__init__(channels, findings)
+        if hidden < 1:
+            raise ValueError(f"expected a hidden width of at least 1; found {hidden}")
         self.content = nn.Conv2d(channels, hidden, 1)
         self.gate = nn.Conv2d(channels, hidden, 1)
         self.attention = nn.Conv2d(hidden, findings, 1, bias=False)

@@ -13,11 +13,13 @@ from hilum.models.pooling.base import Pooling
 class LogSumExpPooling(Pooling):
     """Smooth maximum of cell logits (Pinheiro & Collobert 2015).
 
-    ``sharpness`` r > 0: r → 0 is the mean, r → ∞ the maximum.
+    ``sharpness`` r > 0: r → 0 is the mean, r → ∞ the maximum. Raises ``ValueError``.
     """
 
     def __init__(self, channels: int, findings: int, sharpness: float = 5.0) -> None:
         super().__init__(channels, findings)
+        if not 0 < sharpness < math.inf:
+            raise ValueError(f"expected a finite sharpness above 0; found {sharpness}")
         self.sharpness = sharpness
 
     def pool(self, logits: Tensor) -> Tensor:

@@ -11,11 +11,13 @@ from hilum.models.pooling.base import Pooling, logit
 class NoisyOrPooling(Pooling):
     """P = 1 − Π (1 − p_i), each factor rescaled to [floor, 1] so that many cells do not saturate.
 
-    ``floor``: 0.98 as in Li et al. 2018 (CVPR); 0 is the plain noisy-or.
+    ``floor``: 0.98 as in Li et al. 2018 (CVPR); 0 is the plain noisy-or; below 1. Raises ``ValueError``.
     """
 
     def __init__(self, channels: int, findings: int, floor: float = 0.98) -> None:
         super().__init__(channels, findings)
+        if not 0 <= floor < 1:
+            raise ValueError(f"expected a floor of at least 0 and below 1; found {floor}")
         self.floor = floor
 
     def pool(self, logits: Tensor) -> Tensor:
