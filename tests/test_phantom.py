@@ -12,6 +12,7 @@ from PIL import Image
 from hilum.databases import DATABASES
 from hilum.databases.manifest import Manifest
 from hilum.databases.phantom import Phantom
+from hilum.databases.phantoms import sheet
 from hilum.databases.phantoms.hospitals import HARBOUR, HOSPITALS, MEADOW, NORTHGATE, OUTSIDE, hospital_named
 from hilum.databases.phantoms.patients import DEVICE, labels_of, visits
 from hilum.databases.phantoms.render import PHANTOM_FINDINGS
@@ -180,3 +181,10 @@ def test_unknown_hospital_names_the_nearest() -> None:
         hospital_named("harbor")
     with pytest.raises(DataError, match="at least one image"):
         write_hospital(HARBOUR, Path("never"), images=0)
+
+
+def test_the_contact_sheet_shows_the_shortcut():
+    shown = sheet._pneumothoraces()
+    assert len({visit.patient for visit in shown}) == 6
+    assert all("Pneumothorax" in visit.findings for visit in shown)
+    assert sum(DEVICE in visit.findings for visit in shown) > 3

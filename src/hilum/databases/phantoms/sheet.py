@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from hilum.databases.phantoms.hospitals import HOSPITALS
-from hilum.databases.phantoms.patients import visits
+from hilum.databases.phantoms.hospitals import HOSPITALS, NORTHGATE
+from hilum.databases.phantoms.patients import DEVICE, Visit, visits
 from hilum.databases.phantoms.render import PHANTOM_FINDINGS, Radiograph, render
 from hilum.databases.phantoms.writing import render_visit
 
@@ -19,7 +19,10 @@ Cell = tuple[str, NDArray[np.uint8]]
 
 
 def contact_sheet() -> Image.Image:
-    """Return one radiograph a finding at contrast 1 with its boxes, a contrast series, and every hospital."""
+    """Return one radiograph a finding at contrast 1 with its boxes, a contrast series, every hospital and a shortcut.
+
+    The shortcut is northgate's: its first radiographs with a pneumothorax, most of them with a drain.
+    """
     cells: list[Cell] = []
     for i, finding in enumerate(PHANTOM_FINDINGS):
         radiograph = render(100 + i, (finding,), "PA", _CELL)
@@ -30,7 +33,19 @@ def contact_sheet() -> Image.Image:
     for hospital in HOSPITALS.values():
         for visit in visits(hospital, _COLUMNS, 2):
             cells.append((hospital.name, _gray(render_visit(hospital, visit, _CELL, 1.0, 2))))
+    for visit in _pneumothoraces():
+        caption = "Pneumothorax, drain" if DEVICE in visit.findings else "Pneumothorax alone"
+        cells.append((caption, _gray(render_visit(NORTHGATE, visit, _CELL, 1.0, 2))))
     return _tiled(cells)
+
+
+def _pneumothoraces() -> list[Visit]:
+    """Return northgate's first radiographs with a pneumothorax, one a patient."""
+    found: dict[int, Visit] = {}
+    for visit in visits(NORTHGATE, 400, 2):
+        if "Pneumothorax" in visit.findings and len(found) < _COLUMNS:
+            found.setdefault(visit.patient, visit)
+    return list(found.values())
 
 
 def _gray(radiograph: Radiograph) -> NDArray[np.uint8]:
