@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hilum.errors import RunError
-from hilum.evaluation.maps import hottest_points, pointing_game
 from hilum.report.read import Box, GalleryImage, RunDirectory
 
 if TYPE_CHECKING:
@@ -117,6 +116,8 @@ class Gallery:
             yield Row(one.site, one.finding or "", one.boxes, grey.width, grey.height, data_uri(grey), tiles)
 
     def _tile(self, arm: str, one: GalleryImage, grey: Image.Image) -> Tile:
+        from hilum.evaluation.maps import hottest_points, pointing_game
+
         site = self.run.site(one.site)
         if arm == "local" and site is not None and site.outside:
             return Tile(arm, "", reason="no local model: outside site")
