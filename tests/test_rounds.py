@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hilum.federation.rounds import (
 from hilum.federation.runtimes.in_process import InProcess
 from hilum.federation.strategies.fedavg import NORMALIZATION_POLICIES, FedAvg
 from hilum.images.augmentation import Augmentation
+from hilum.study.spec import parse_study
 from hilum.training.state import State, copy_state, fingerprint
 
 SITES = (fake_site("a"), fake_site("b", train=6, seed=1))
@@ -82,6 +84,16 @@ def test_records_say_what_each_round_did(tmp_path: Path) -> None:
     assert all(math.isfinite(loss) for r in records for loss in r["train_loss"].values())
 
 
+def test_updates_are_those_of_the_busiest_site(tmp_path: Path) -> None:
+    """With a pass over each site a round, 12 images make 3 updates and 5 images 2."""
+    strategy = FedAvg(tiny_model().state_groups())
+    trainers = [fake_trainer(fake_site(n, train=k), updates=None) for n, k in (("a", 5), ("b", 12), ("c", 5))]
+    records: Records = []
+    sites = InProcess(strategy, trainers)
+    run_rounds(strategy, sites, copy_state(tiny_model()), RoundsPlan(2), tmp_path, records.append)
+    assert [r["updates"] for r in records] == [3, 6]
+
+
 def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     run(tmp_path, "site")
     kept = completed_rounds(tmp_path)
@@ -129,6 +141,14 @@ def test_no_checkpoint_is_none_and_a_damaged_one_an_error(tmp_path: Path) -> Non
         latest_checkpoint(tmp_path, sites)
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", "null", '{"round": null}'])
+def test_a_checkpoint_that_does_not_say_its_round_is_an_error(text: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, ServerState(1, copy_state(tiny_model())), runtime())
+    (tmp_path / "round_0001" / "state.json").write_text(text)
+    with pytest.raises(RunError, match=r"Expected a round number in .*state\.json"):
+        latest_checkpoint(tmp_path, runtime())
+
+
 STATE: State = {"w": torch.zeros(2, 3), "n": torch.tensor(1)}
 TASK = Task("train", 4, STATE, np.array([0.5]))
 REPLY = Reply("north", 4, {"w": torch.ones(2, 3), "n": torch.tensor(9)}, LabelCounts(1, np.array([1]), np.array([0])))
@@ -151,6 +171,24 @@ def test_a_sound_reply_is_accepted() -> None:
 def test_a_bad_reply_is_refused_with_its_site(reply: Reply, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         check_reply(reply, TASK)
+
+
+def test_the_advice_at_weights_that_are_not_finite_can_be_followed() -> None:
+    content = {"name": "x", "findings": ["Nodule"], "sites": {"a": {"database": "folder", "root": "a"}}}
+    with pytest.raises(TrainingError) as caught:
+        check_reply(replace(REPLY, state=STATE | {"w": torch.full((2, 3), math.nan)}), TASK)
+    keys = re.findall(r"--set (\S+)=…", str(caught.value))
+    assert keys == ["training.optimizer.lr", "training.optimizer.clip"]
+    for key in keys:
+        assert parse_study({**content, **nested(key, 0.25)}, "study")
+
+
+def nested(key: str, value: float) -> dict[str, Any]:
+    """Return {"a": {"b": value}} of "a.b"."""
+    result: Any = value
+    for part in reversed(key.split(".")):
+        result = {part: result}
+    return dict(result)
 
 
 def test_a_bad_reply_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -418,3 +418,18 @@ def test_a_key_that_run_json_lacks_is_named(key: str, tiny_study: Path, tiny_run
     out = begun(tiny_run, tmp_path, **{key: None})
     told = refused(tiny_study, out, "--resume")
     assert f"Expected the key '{key}' in {out / 'run.json'}" in told
+
+
+def test_the_advice_at_a_loss_that_is_not_finite_can_be_followed(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys that it names are keys of a study, and a new directory takes the study."""
+    values = ("--set", "arms=[federated]", "--set", "seeds=[0]", "--set", "training.rounds=1")
+    with monkeypatch.context() as patched:
+        patched.setattr("hilum.training.losses.masked_bce.masked_bce", lambda logits, _: logits.sum() * float("nan"))
+        told = refused(tiny_study, tmp_path / "run", *values)
+    assert "a new --out" in told
+    advised = re.findall(r"--set (\S+)=…", told)
+    assert advised == ["training.optimizer.lr", "training.optimizer.clip"]
+    lower = (part for key in advised for part in ("--set", f"{key}=0.0001"))
+    assert hospitals.hilum("study", tiny_study, "--out", tmp_path / "new", *values, *lower).status == 0

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from hilum.errors import TrainingError
+from hilum.training.loop import START_ANEW
 from hilum.training.state import State
 
 
@@ -64,5 +65,5 @@ def check_reply(reply: Reply, task: Task) -> None:
         if found.is_floating_point() and not bool(torch.isfinite(found).all()):
             raise TrainingError(
                 f"Expected finite weights from '{reply.site}' in round {task.round}; '{name}' holds NaN or infinity. "
-                "Earlier rounds are kept: lower training.lr, or leave the site out."
+                f"{START_ANEW}"
             )

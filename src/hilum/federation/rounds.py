@@ -37,7 +37,8 @@ def run_rounds(
     """Run or resume all rounds; return the final server state. ``runtime`` holds the final site states.
 
     ``directory`` receives ``round_0001/`` … each with ``server.safetensors``, ``site_<name>.safetensors`` and
-    ``state.json``; the last two are kept. ``on_round`` gets one record a round, before its checkpoint.
+    ``state.json``; the last two are kept. ``on_round`` gets one record a round, before its checkpoint;
+    its ``updates`` are those of the site that has made the most.
     """
     counts = runtime.label_counts()
     prior = smoothed_prior(
@@ -56,7 +57,7 @@ def run_rounds(
         on_round(
             {
                 "round": server.round,
-                "updates": replies[0].updates * server.round,
+                "updates": max(reply.updates for reply in replies) * server.round,
                 "seconds": round(seconds, 3),
                 "train_loss": {reply.site: reply.loss for reply in replies},
                 "validation_loss": runtime.validate(server.state) if due else None,
@@ -100,7 +101,7 @@ def latest_checkpoint(directory: Path, runtime: Runtime) -> ServerState | None:
     last = rounds[-1]
     try:
         number = int(json.loads((last / "state.json").read_text())["round"])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"Expected a round number in {last / 'state.json'}; remove the folder {last}.") from error
     extra = last / "extra.safetensors"
     for name in runtime.sites():

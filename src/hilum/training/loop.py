@@ -21,6 +21,11 @@ from hilum.training.losses.masked_bce import masked_bce
 from hilum.training.optimizers import OptimizerPlan
 from hilum.training.state import State, copy_state
 
+START_ANEW = (
+    "Earlier rounds are kept; with other values it is another run: start it with a lower "
+    "--set training.optimizer.lr=… or --set training.optimizer.clip=… and a new --out."
+)
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -102,7 +107,7 @@ class LocalTrainer:
             if not math.isfinite(value):
                 raise TrainingError(
                     f"Expected a finite loss; found {value} at '{self.name}' in round {round_} (seed {self.seed}). "
-                    "Lower training.lr or training.clip. Earlier rounds are kept."
+                    f"{START_ANEW}"
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
