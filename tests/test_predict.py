@@ -110,6 +110,26 @@ def test_images_of_one_stem_keep_their_maps(tiny_run: Path, films: Path, tmp_pat
     assert shapes == [(64, 64), (77, 256)]
 
 
+def test_the_index_says_which_map_is_whose(tiny_run: Path, films: Path, tmp_path: Path) -> None:
+    """Also where a stem looks like a name that was given: it stays with its own image."""
+    (films / "sub").mkdir()
+    for source, copy in (("tall", "sub/wide"), ("square", "wide-2"), ("wide", "more/wide"), ("huge", "wide-4")):
+        path = films / ("more/tall.png" if source == "tall" else f"{source}.png")
+        shutil.copy(path, films / f"{copy}.png")
+    given = [films / f"{name}.png" for name in ("sub/wide", "wide-2", "wide", "more/wide", "wide-4", "square")]
+    assert hospitals.hilum("predict", tiny_run, *given, "--out", tmp_path / "out").status == 0
+    index = pd.read_csv(tmp_path / "out/maps/index.csv", dtype=str)
+    assert list(index.columns) == ["image", "map"]
+    assert list(index["image"]) == list(predicted(tmp_path / "out")["image"]) == [str(path) for path in given]
+    names = ["wide.npz", "wide-2.npz", "wide-3.npz", "wide-5.npz", "wide-4.npz", "square.npz"]
+    assert list(index["map"]) == names
+    for image, name in index.itertuples(index=False):
+        with Image.open(image) as film, np.load(tmp_path / "out/maps" / name) as maps:
+            assert maps["Nodule"].shape[0] / maps["Nodule"].shape[1] == pytest.approx(
+                film.height / film.width, rel=0.02
+            )
+
+
 @pytest.mark.parametrize(("width", "height"), [(120, 60), (60, 120), (90, 90), (500, 200)])
 @pytest.mark.parametrize(("x", "y"), [(0.25, 0.3), (0.8, 0.75)])
 def test_the_bright_part_of_a_map_lies_on_the_disc(

@@ -32,8 +32,9 @@ def predict(
 
     Writes OUT/predictions.csv: the column 'image', the path as given, and one column a finding with its
     probability. Writes OUT/maps/<image stem>.npz: one [h, w] array a finding, in [0, 1], that covers the whole
-    image with its longest side at most 256. A finding that the models were never taught has a blank column and
-    no map.
+    image with its longest side at most 256. Where several images have one stem, the first keeps it and the
+    others get <stem>-2, <stem>-3, and so on; OUT/maps/index.csv says which map is whose, in the columns 'image'
+    and 'map'. A finding that the models were never taught has a blank column and no map.
 
     With several seeds, probabilities and maps are the mean of their models. Images of hospitals that took no
     part in training need no --site.

@@ -61,12 +61,13 @@ def predict_paths(
     seed: int | None = None,
     on_error: Literal["refuse", "leave_out"] = "refuse",
 ) -> Predicted:
-    """Write predictions.csv and maps/ for images and folders of images.
+    """Write predictions.csv, maps/ and maps/index.csv (image, map) for images and folders of images.
 
     With several seeds, probabilities and maps are the mean over their models. A finding that they saw no
     label of has a blank column and no map. Maps are [h, w] float16 in [0, 1], longest side ``MAP_SIDE``, and
-    cover the whole image. Two images of one stem get '<stem>' and '<stem>-2'. Raises ``RunError``,
-    ``StudyError``, ``DataError`` and ``ImageError``.
+    cover the whole image. An image's map has its stem; of several images of one stem the first keeps it and the
+    others get '<stem>-2', '<stem>-3', … that are nobody's stem. Raises ``RunError``, ``StudyError``,
+    ``DataError`` and ``ImageError``.
     """
     run = RunDirectory(run_root)
     study = load_run_study(run)
@@ -97,6 +98,8 @@ def predict_paths(
                 _write_map(out / "maps" / f"{names[file]}.npz", radiographs[file], c, findings, study)
             advance(len(part))
     table = pd.DataFrame(rows, columns=["image", *study.findings])
+    index = pd.DataFrame([(f, f"{names[f]}.npz") for f in files], columns=["image", "map"])
+    write_atomically(out / "maps" / "index.csv", index.to_csv(index=False).encode())
     write_atomically(out / "predictions.csv", table.to_csv(index=False, float_format="%.6g").encode())
     return Predicted(len(rows), tuple(left_out))
 
@@ -193,14 +196,16 @@ def _write_map(
 
 
 def _map_names(files: Sequence[str]) -> dict[str, str]:
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for file in files:
-        stem, count = Path(file).stem, 1
-        name = stem
-        while name in taken:
+    """Return file → name of its map: its stem, which the first of several keeps; no name is another's stem."""
+    stems = {file: Path(file).stem for file in files}
+    taken, kept = set(stems.values()), set[str]()
+    names = {}
+    for file, stem in stems.items():
+        name, count = stem, 1
+        while stem in kept and name in taken:
             count += 1
             name = f"{stem}-{count}"
-        taken.add(name)
         names[file] = name
+        taken.add(name)
+        kept.add(stem)
     return names
