@@ -119,9 +119,9 @@ def test_data_check_names_what_a_study_would_refuse(hospital: Path) -> None:
     (images / "here04.png").unlink()
     problems = "\n".join(json.loads(hospitals.hilum("data", "check", "folder", hospital, "--json").out)["problems"])
     for told in (
-        "images/here00.png: empty file",
-        "images/here01.png: truncated or damaged",
-        "images/here03.png: constant image",
+        "labels.csv row 2 (images/here00.png): empty file",
+        "labels.csv row 3 (images/here01.png): truncated or damaged",
+        "labels.csv row 5 (images/here03.png): constant image",
         "labels.csv row 6: the image 'images/here04.png' is not on disk",
     ):
         assert told in problems

@@ -26,8 +26,8 @@ def check(
 ) -> None:
     """Read a database as it was downloaded, and count: images, patients, boxes, labels, problems.
 
-    Every image file is opened: a truncated, empty, wrong or constant image is named with its row (from 0) and
-    the reason. With --json: images, patients, boxes, findings ({name: {positive, negative, uncertain,
+    Every image file is opened: a truncated, empty, wrong or constant image, and one that two patients have, is
+    named with its row and the reason. With --json: images, patients, boxes, findings ({name: {positive, negative, uncertain,
     unknown}}) and problems.
     """
     from hilum.databases import DATABASES
@@ -35,7 +35,8 @@ def check(
 
     manifest = DATABASES.load(name).read(root)
     counts = manifest.counts()
-    counts["problems"] += [str(problem) for problem in unreadable(manifest.paths(), list(manifest.images["path"]))]
+    found = unreadable(manifest.paths(), manifest.places(), list(manifest.images["patientid"]))
+    counts["problems"] += [str(problem) for problem in found]
     typer.echo(json.dumps(counts, indent=1, ensure_ascii=False) if as_json else _table(name, counts))
 
 
