@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hilum.federation.rounds import RoundsPlan, run_rounds
 from hilum.federation.runtimes.in_process import InProcess
 from hilum.federation.strategies.fedavg import FedAvg
 from hilum.models.classifier import build_model
+from hilum.study.directory import ModelKey, RunDirectory
 from hilum.training.loop import Fit, LocalTrainer, TrainingPlan
 from hilum.training.state import copy_state
 
@@ -51,15 +53,17 @@ def main() -> None:
     plan = TrainingPlan(args.rounds, args.updates, args.batch)
     trainers = [TimedTrainer(f"site{k}", model, data, data, plan, 0) for k in range(args.sites)]
     strategy = FedAvg(model.state_groups())
+    key = ModelKey(0, "federated", "federated")
     with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory(Path(folder))
         started = time.perf_counter()
         run_rounds(
             strategy,
             InProcess(strategy, trainers),
             copy_state(model),
             RoundsPlan(args.rounds, args.rounds + 1),
-            Path(folder),
-            lambda record: None,
+            run.rounds(key),
+            partial(run.log_round, key),
         )
         wall = time.perf_counter() - started
     print(f"{args.backbone}, {args.size} px, {args.sites} sites, {args.rounds} rounds of {args.updates} updates\n")

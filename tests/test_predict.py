@@ -216,6 +216,28 @@ def test_a_directory_without_a_run_is_told(tiny_run: Path, films: Path, tmp_path
     assert "--resume" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("run.json", "{}", "Expected the key 'precision' in"),
+        ("run.json", "[]", "Expected the key 'precision' in"),
+        ("sites.json", "{}", "Expected the label counts of every site in"),
+        ("sites.json", '[{"name": "north"}]', "Expected the label counts of every site in"),
+        ("sites.json", "nothing", "Expected JSON in"),
+    ],
+)
+def test_a_damaged_file_of_the_run_is_named(
+    file: str, content: str, told: str, tiny_run: Path, films: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("rounds", "maps"))
+    (run / file).write_text(content)
+    outcome = hospitals.hilum("predict", run, films, "--out", tmp_path / "out")
+    assert outcome.status == 1
+    assert told in outcome.err
+    assert str(run / file) in outcome.err
+
+
 def test_nothing_can_be_written(tiny_run: Path, films: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     outcome = hospitals.hilum("predict", tiny_run, films, "--out", tmp_path / "out")

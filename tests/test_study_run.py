@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,9 @@ from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import hospitals
+from hilum.errors import RunError
 from hilum.study import predictions
+from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.spec import dump_study, load_study, parse_study
 from hilum.training.inference import Inferred
 
@@ -433,3 +438,95 @@ def test_the_advice_at_a_loss_that_is_not_finite_can_be_followed(
     assert advised == ["training.optimizer.lr", "training.optimizer.clip"]
     lower = (part for key in advised for part in ("--set", f"{key}=0.0001"))
     assert hospitals.hilum("study", tiny_study, "--out", tmp_path / "new", *values, *lower).status == 0
+
+
+# The log
+
+
+KEY = ModelKey(0, "federated", "federated")
+
+
+def test_a_line_is_added_to_the_log_without_rewriting_it(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.log_round(KEY, {"round": 1, "train_loss": float("nan")})
+    first, inode = run.metrics_log.read_bytes(), run.metrics_log.stat().st_ino
+    run.log_round(KEY, {"round": 2, "train_loss": 0.5})
+    assert run.metrics_log.stat().st_ino == inode
+    assert run.metrics_log.read_bytes().startswith(first)
+    lines = [json.loads(line) for line in run.metrics_log.read_text().splitlines()]
+    assert [(line["seed"], line["model"], line["round"], line["train_loss"]) for line in lines] == [
+        (0, "federated", 1, None),
+        (0, "federated", 2, 0.5),
+    ]
+
+
+def test_lines_of_rounds_that_were_not_finished_are_dropped(tmp_path: Path) -> None:
+    run, other = RunDirectory(tmp_path), ModelKey(0, "local", "north")
+    run.forget_rounds(KEY, after=0)
+    assert not run.metrics_log.exists()
+    for key in (KEY, other):
+        for number in (1, 2, 3):
+            run.log_round(key, {"round": number})
+    whole = run.metrics_log.read_bytes().splitlines(keepends=True)
+    with run.metrics_log.open("ab") as handle:
+        handle.write(whole[0][:20])
+    run.forget_rounds(KEY, after=2)
+    assert run.metrics_log.read_bytes() == b"".join(whole[:2] + whole[3:])
+    run.forget_rounds(KEY, after=0)
+    assert run.metrics_log.read_bytes() == b"".join(whole[3:])
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_the_log_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(tmp_path)
+    run.log_round(KEY, {"round": 1})
+    before = run.metrics_log.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"metrics\.jsonl; the disk is full.*--resume"):
+        run.log_round(KEY, {"round": 2})
+    assert run.metrics_log.read_bytes() == before
+
+
+# Damaged files
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def drop_row(path: Path) -> None:
+    pd.read_csv(path).iloc[:-1].to_csv(path, index=False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "file"),
+    [
+        (cut, "predictions/seed_1/federated/federated/north.csv"),
+        (drop_row, "predictions/seed_1/federated/federated/north.csv"),
+        (lambda path: path.write_text(""), "predictions/seed_0/local/south/east.csv"),
+        (lambda path: path.write_bytes(bytes(range(256))), "predictions/seed_0/local/south/east.csv"),
+        (
+            lambda path: pd.read_csv(path).drop(columns="Nodule").to_csv(path),
+            "predictions/seed_0/pooled/pooled/east.csv",
+        ),
+        (lambda path: pd.read_csv(path).assign(Nodule="?").to_csv(path), "predictions/seed_0/pooled/pooled/east.csv"),
+        (cut, "maps/seed_0/pooled/pooled/east.npz"),
+        (Path.unlink, "maps/seed_0/pooled/pooled/east.npz"),
+    ],
+)
+def test_a_damaged_prediction_is_named_and_can_be_made_anew(
+    spoil: Callable[[Path], Any], file: str, tiny_study: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    out = begun(tiny_run, tmp_path)
+    spoil(out / file)
+    told = refused(tiny_study, out, "--resume")
+    assert str(out / file) in told
+    advised = re.findall(r"Remove (?:it|(\S+)) and run", told)[0] or out / file
+    Path(advised).unlink()
+    assert hospitals.hilum("study", tiny_study, "--out", out, "--resume").status == 0
+    assert (out / "metrics.json").read_bytes() == (tiny_run / "metrics.json").read_bytes()

@@ -93,16 +93,25 @@ def completed_rounds(directory: Path) -> list[Path]:
     return sorted(p for p in directory.glob("round_*") if (p / "state.json").is_file())
 
 
-def latest_checkpoint(directory: Path, runtime: Runtime) -> ServerState | None:
-    """Load the last checkpoint and give the sites their states back; None when there is none."""
+def last_round(directory: Path) -> int:
+    """Return the number of the last checkpoint of a directory, 0 when there is none; raises ``RunError``."""
     rounds = completed_rounds(directory)
     if not rounds:
-        return None
-    last = rounds[-1]
+        return 0
     try:
-        number = int(json.loads((last / "state.json").read_text())["round"])
+        return int(json.loads((rounds[-1] / "state.json").read_text())["round"])
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"Expected a round number in {last / 'state.json'}; remove the folder {last}.") from error
+        raise RunError(
+            f"Expected a round number in {rounds[-1] / 'state.json'}; remove the folder {rounds[-1]}."
+        ) from error
+
+
+def latest_checkpoint(directory: Path, runtime: Runtime) -> ServerState | None:
+    """Load the last checkpoint and give the sites their states back; None when there is none."""
+    number = last_round(directory)
+    if number == 0:
+        return None
+    last = completed_rounds(directory)[-1]
     extra = last / "extra.safetensors"
     for name in runtime.sites():
         kept = last / f"site_{name}.safetensors"

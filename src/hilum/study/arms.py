@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hilum.errors import StudyError
-from hilum.federation.rounds import RoundsPlan, run_rounds
+from hilum.federation.rounds import RoundsPlan, last_round, run_rounds
 from hilum.federation.runtimes.in_process import InProcess
 from hilum.federation.strategies import STRATEGIES
 from hilum.images.augmentation import Augmentation
@@ -82,6 +82,8 @@ def train_model(
         for name, group in participants(key, sites).items()
     ]
     runtime = InProcess(strategy, trainers)
+
+    run.forget_rounds(key, last_round(run.rounds(key)))
 
     def on_round(record: dict[str, Any]) -> None:
         run.log_round(key, record)

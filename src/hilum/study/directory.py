@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import shutil
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,20 +101,47 @@ class RunDirectory:
         return value
 
     def log_round(self, key: ModelKey, record: dict[str, Any]) -> None:
-        """Add one line to the log of rounds, in the place of what a killed run logged of the same round."""
-        line = {"seed": key.seed, "arm": key.arm, "model": key.model, **record}
-        lines = self.metrics_log.read_text(encoding="utf-8").splitlines() if self.metrics_log.exists() else []
-        kept = [text for text in lines if not _same_round(text, line)]
-        encoded = json.dumps(_nullify(line), ensure_ascii=False)
-        write_atomically(self.metrics_log, "\n".join([*kept, encoded, ""]).encode())
+        """Add one line to the log of rounds, whole or not at all; raises ``RunError`` when the disk is full."""
+        line = json.dumps(_nullify({**asdict(key), **record}), ensure_ascii=False)
+        self.root.mkdir(parents=True, exist_ok=True)
+        _append(self.metrics_log, f"{line}\n".encode())
+
+    def forget_rounds(self, key: ModelKey, after: int) -> None:
+        """Remove from the log what a stopped run wrote of a model's rounds beyond its last checkpoint."""
+        if not self.metrics_log.is_file():
+            return
+        log = self.metrics_log.read_bytes()
+        kept = b"".join(line + b"\n" for line in log.splitlines() if not _is_beyond(line, key, after))
+        if kept != log:
+            write_atomically(self.metrics_log, kept)
 
 
-def _same_round(text: str, line: dict[str, Any]) -> bool:
+def _append(path: Path, line: bytes) -> None:
+    size = path.stat().st_size if path.exists() else 0
     try:
-        other = json.loads(text)
-    except ValueError:
+        with path.open("ab") as handle:
+            handle.write(line)
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, size)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"Expected free space for one more line of {path}; the disk is full. "
+                "What was computed is kept: free some space and run the study again with --resume."
+            ) from error
+        raise RunError(f"Expected to write {path}; the system says: {error.strerror or error}.") from error
+
+
+def _is_beyond(line: bytes, key: ModelKey, after: int) -> bool:
+    """Tell whether a line is of a later round of a model, or was only half written."""
+    try:
+        entry = json.loads(line)
+        same = all(entry[name] == value for name, value in asdict(key).items())
+        return bool(same and entry["round"] > after)
+    except (ValueError, KeyError, TypeError):
         return True
-    return all(other.get(k) == line[k] for k in ("seed", "arm", "model", "round"))
 
 
 def _nullify(value: Any) -> Any:

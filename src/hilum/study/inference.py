@@ -129,15 +129,23 @@ def chosen_models(study: Study, run: RunDirectory, arm: str, site: str | None, s
 
 
 def taught_findings(study: Study, run: RunDirectory, keys: Sequence[ModelKey]) -> dict[str, int]:
-    """Return finding → column of those that the models have seen labels of."""
-    sites = {entry["name"]: entry for entry in run.read_json("sites.json")}
-    teachers = [keys[0].model] if keys[0].arm == "local" else [n for n, e in sites.items() if e["role"] == "training"]
+    """Return finding → column of those that the models have seen labels of; raises ``RunError``."""
+    entries = run.read_json("sites.json")
+    try:
+        sites = {entry["name"]: entry for entry in entries}
+        training = [name for name, spec in study.sites.items() if spec.role == "training"]
+        teachers = [keys[0].model] if keys[0].arm == "local" else training
 
-    def labelled(finding: str) -> bool:
-        counts = (sites[name]["findings"][finding]["train"] for name in teachers)
-        return any(c["positive"] + c["negative"] for c in counts)
+        def labelled(finding: str) -> bool:
+            counts = (sites[name]["findings"][finding]["train"] for name in teachers)
+            return any(c["positive"] + c["negative"] for c in counts)
 
-    return {finding: k for k, finding in enumerate(study.findings) if labelled(finding)}
+        return {finding: k for k, finding in enumerate(study.findings) if labelled(finding)}
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"Expected the label counts of every site in {run.root / 'sites.json'}; the file is damaged ({error!r}). "
+            "Run the study again with --resume: it writes the file anew."
+        ) from None
 
 
 def image_files(paths: Sequence[str | Path]) -> list[str]:

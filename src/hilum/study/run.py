@@ -22,6 +22,7 @@ from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.figures import Figures
 from hilum.study.gallery import choose_gallery, write_gallery
 from hilum.study.hospitals import load_sites, training_sites
+from hilum.study.kept import require_sound
 from hilum.study.predictions import identify, test_set, write_predictions, write_table
 from hilum.study.spec import Study, dump_study, parse_study, read_mapping
 from hilum.training.state import write_atomically
@@ -170,6 +171,7 @@ def _predict(study: Study, sites: Sequence[Site], keys: Sequence[ModelKey], run:
     with progress("predicting", len(keys) * len(tests)) as advance:
         for key in keys:
             for test in tests:
+                require_sound(study, key, test, run)
                 write_predictions(study, key, test, training, run, precision)
                 advance(1, str(key.path))
 

@@ -1,0 +1,53 @@
+"""Predictions that a stopped run left: sound, or named before figures are made of them."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hilum.errors import RunError
+from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.predictions import TestSet, read_table
+from hilum.study.spec import Study
+
+
+def require_sound(study: Study, key: ModelKey, test: TestSet, run: RunDirectory) -> None:
+    """Raise ``RunError`` where a model's predictions on a test set, or its maps, are there but damaged."""
+    table, maps = run.predictions(key, test.site.name), run.maps(key, test.site.name)
+    if not table.is_file():
+        return
+    if not _is_table(table, test.image_ids, study.findings):
+        raise RunError(
+            f"Expected one row of probabilities for each of {len(test.rows)} test images in {table}; "
+            "the file is damaged. Remove it and run the study again with --resume."
+        )
+    if len(test.mapped) and not _is_archive(maps):
+        raise RunError(
+            f"Expected the maps {maps}; the file is absent or damaged. Remove {table} and run the study again with "
+            "--resume: it writes both."
+        )
+
+
+def _is_table(path: Path, ids: NDArray[Any], findings: Sequence[str]) -> bool:
+    try:
+        table = read_table(path)
+        scores = table[list(findings)].to_numpy(np.float64)
+    except (ValueError, KeyError):
+        return False
+    listed = table["image_id"].to_list() if "image_id" in table else []
+    between = np.isnan(scores) | ((scores >= 0) & (scores <= 1))
+    return listed == ids.tolist() and bool(between.all())
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None and {f"{n}.npy" for n in ("image_id", "maps")} <= set(archive.namelist())
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError):
+        return False
