@@ -63,7 +63,7 @@ def records(study: Path, kind: str = "classification") -> list[dict[str, Any]]:
         ("", "the file is empty"),
         ("name: x\nfindings: [Nodule]\nsites: {}\n", "sites:"),
         ("name: x\nfindings: []\nsites: {a: {database: folder, root: north}}\n", "findings:"),
-        ("name: x\nsites: {a: {database: folder, root: north}}\n", "findings: Field required"),
+        ("name: x\nsites: {a: {database: folder, root: north}}\n", "findings: expected this key; found none"),
     ],
 )
 def test_empty_study(text: str, told: str, study: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +15,8 @@ from hilum.federation.strategies import STRATEGIES
 from hilum.findings.policy import LABEL_POLICIES
 from hilum.findings.vocabulary import require_finding
 from hilum.models import BACKBONES, POOLINGS
+from hilum.study.mapping import Repeated, read_yaml
+from hilum.study.mistakes import explain, suggestion
 from hilum.training.losses import LOSSES
 
 GIVEN = ("channels", "findings")  # what a pooling gets from the model
@@ -58,7 +59,7 @@ class ImagesSpec(Section):
     @model_validator(mode="after")
     def _ordered(self) -> ImagesSpec:
         if self.low >= self.high:
-            raise ValueError(f"low must be less than high; found {self.low} and {self.high}")
+            raise ValueError(f"expected low below high; found {self.low} and {self.high}")
         return self
 
 
@@ -72,7 +73,7 @@ class SplitSpec(Section):
     @model_validator(mode="after")
     def _leaves_training_patients(self) -> SplitSpec:
         if self.val + self.test >= 1:
-            raise ValueError(f"val + test must be less than 1; found {self.val} + {self.test}")
+            raise ValueError(f"expected val + test below 1; found {self.val} + {self.test}")
         return self
 
 
@@ -192,7 +193,7 @@ class Study(Section):
     def _once(cls, names: list[Any]) -> list[Any]:
         twice = [str(name) for k, name in enumerate(names) if name in names[:k]]
         if twice:
-            raise ValueError(f"named twice: {', '.join(twice)}")
+            raise ValueError(f"expected every entry once; found {', '.join(twice)} twice")
         return names
 
     @field_validator("findings")
@@ -210,11 +211,11 @@ class Study(Section):
                 "macro",
             ):
                 raise ValueError(
-                    "site names are letters, digits, '-' and '_', and not 'pooled', 'federated' or 'macro'; "
+                    "expected a name of letters, digits, '-' and '_' that is not 'pooled', 'federated' or 'macro'; "
                     f"found '{name}'"
                 )
         if all(site.role == "outside" for site in sites.values()):
-            raise ValueError("no site has the role 'training'")
+            raise ValueError("expected at least one site with the role 'training'; found none")
         return sites
 
     @model_validator(mode="after")
@@ -245,11 +246,13 @@ def load_study(path: Path, overrides: list[str] | None = None, folder: Path | No
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read the YAML mapping of a study file; raises ``StudyError``."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StudyError(f"Expected a study file at {path}; there is none.") from None
     except OSError as error:
         raise StudyError(f"Expected a study file at {path}; the system says: {error.strerror}.") from None
+    except Repeated as error:
+        raise StudyError(f"Expected every key once in {path}; found {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"Expected YAML in {path}; found: {error}") from None
     if not isinstance(content, dict) or not content:
@@ -262,7 +265,7 @@ def parse_study(content: dict[str, Any], source: str) -> Study:
     try:
         return Study.model_validate(content)
     except ValidationError as error:
-        lines = "\n".join(f"  {_explain(e)}" for e in error.errors())
+        lines = "\n".join(f"  {explain(e, Study)}" for e in error.errors())
         raise StudyError(f"{source} cannot be run as written:\n{lines}") from None
 
 
@@ -284,33 +287,11 @@ def _override(content: dict[str, Any], override: str) -> None:
             raise StudyError(f"Expected a section at '{parent}' of --set {override}; found {child!r}.")
         content = child
     try:
-        content[last] = yaml.safe_load(value)
+        content[last] = read_yaml(value)
+    except Repeated as error:
+        raise StudyError(f"Expected every key once in --set {override}; found {error}") from None
     except yaml.YAMLError:
         raise StudyError(f"Expected a YAML value in --set {override}; found {value!r}.") from None
-
-
-def _explain(error: Any) -> str:
-    location = ".".join(str(part) for part in error["loc"]) or "study"
-    if error["type"] != "extra_forbidden":
-        return f"{location}: {error['msg'].removeprefix('Value error, ')}; found {_short(error['input'])}"
-    section: Any = Study
-    for part in error["loc"][:-1]:
-        section = _section(section, str(part))
-    known = list(getattr(section, "model_fields", {}))
-    return f"{location}: unknown key." + _suggestion(str(error["loc"][-1]), known)
-
-
-def _section(section: Any, part: str) -> Any:
-    if isinstance(section, type) and issubclass(section, BaseModel) and part in section.model_fields:
-        if section is Study and part == "sites":
-            return {"*": SiteSpec}
-        return section.model_fields[part].annotation
-    return section.get("*") if isinstance(section, dict) else section
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else text[:77] + "…"
 
 
 def _checked(check: Any, name: str) -> str:
@@ -327,13 +308,8 @@ def _with_options(registry: Any, value: NamedOptions) -> NamedOptions:
     for option in value.model_extra or {}:
         known = known or [p for p in signature(registry.load(value.name)).parameters if p not in GIVEN]
         if option not in known:
-            raise ValueError(f"'{value.name}' has no option '{option}'.{_suggestion(option, known)}")
+            raise ValueError(f"'{value.name}' has no option '{option}'.{suggestion(option, known)}")
     return value
-
-
-def _suggestion(key: str, known: list[str]) -> str:
-    near = get_close_matches(key, known, n=1)
-    return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known) or 'none'}."
 
 
 def _named(registry: Any, name: str) -> str:
