@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,11 +21,14 @@ from PIL import Image
 import hilum as package
 import hospitals
 from hilum.cli import main
-from hilum.cli.listing import KINDS
+from hilum.cli.listing import KINDS, POLICIES
 from hilum.databases import DATABASES
+from hilum.errors import StudyError
+from hilum.findings.policy import LABEL_POLICIES
 from hilum.findings.vocabulary import FINDINGS
 from hilum.study import demo
 from hilum.study.directory import RunDirectory
+from hilum.study.spec import parse_study
 
 VERBS = ("demo", "study", "predict", "report", "list", "data", "data check", "data manifest")
 
@@ -71,6 +75,27 @@ def test_list_names_everything_a_study_may_use() -> None:
         assert alone.out in everything.out
     assert [line.split()[0] for line in hospitals.hilum("list", "databases").out.splitlines()] == list(DATABASES)
     assert [line.strip() for line in hospitals.hilum("list", "findings").out.splitlines()] == list(FINDINGS)
+
+
+def test_list_holds_what_the_keys_of_a_study_take() -> None:
+    """Every name of these kinds, and no other, is a value of its key; each with a summary."""
+    base = {"name": "x", "findings": ["Nodule"], "sites": {"a": {"database": "folder", "root": "a"}}}
+    assert "metrics" not in KINDS
+    for kind, section, key in (
+        ("normalizations", "federation", "normalization"),
+        ("weightings", "federation", "weighting"),
+        ("policies", "", "label_policy"),
+    ):
+        lines = hospitals.hilum("list", kind).out.splitlines()
+        assert all(len(line.split()) > 4 for line in lines), lines
+        names = [line.split()[0] for line in lines]
+        for name in names:
+            parse_study({**base, **({section: {key: name}} if section else {key: name})}, "study")
+        with pytest.raises(StudyError) as caught:
+            parse_study({**base, **({section: {key: "?"}} if section else {key: "?"})}, "study")
+        assert sorted(set(re.findall(r"\w+", str(caught.value).partition("expected")[2])) & set(names)) == sorted(names)
+    assert dict(POLICIES).keys() == LABEL_POLICIES.keys()
+    assert [str(apply(np.array([-1], np.float32))[0]) for apply in LABEL_POLICIES.values()] == ["nan", "0.0", "1.0"]
 
 
 def test_list_of_an_unknown_kind_suggests_one() -> None:

@@ -15,9 +15,16 @@ KINDS = {
     "poolings": "hilum.models:POOLINGS",
     "losses": "hilum.training.losses:LOSSES",
     "strategies": "hilum.federation.strategies:STRATEGIES",
-    "metrics": "hilum.evaluation:METRICS",
-    "policies": "hilum.findings.policy:LABEL_POLICIES",
+    "normalizations": "hilum.federation.strategies:NORMALIZATION_POLICIES",
+    "weightings": "hilum.federation.strategies:WEIGHTINGS",
+    "policies": "hilum.cli.listing:POLICIES",
     "findings": "hilum.findings.vocabulary:FINDINGS",
+}
+
+POLICIES = {
+    "ignore": "an uncertain label becomes unknown",
+    "zeros": "an uncertain label becomes negative",
+    "ones": "an uncertain label becomes positive",
 }
 
 
@@ -38,5 +45,8 @@ def list_names(
             typer.echo(f"{name}:")
         entries = table.load(name)
         for entry in entries:
-            summary = entries.summary(entry) if isinstance(entries, Registry) else ""
+            if isinstance(entries, Registry):
+                summary = entries.summary(entry)
+            else:
+                summary = entries[entry] if isinstance(entries, dict) else ""
             typer.echo(f"  {entry:<20} {summary}".rstrip())

@@ -12,11 +12,6 @@ from hilum.federation.messages import LabelCounts
 from hilum.models.classifier import StateGroup
 from hilum.training.state import State, fingerprint
 
-WEIGHTINGS = {
-    "known": "a site weighs its images, in a head row its known labels",
-    "contrast": "a site weighs positives × negatives / known labels: one class alone has no contrast to teach",
-}
-
 
 def label_evidence(counts: Sequence[LabelCounts], weighting: str) -> NDArray[np.float64]:
     """Return what each site knows of each finding (K, C): its known labels, or n⁺ n⁻ / n under 'contrast'.

@@ -3,3 +3,15 @@
 from hilum.registry import Registry
 
 STRATEGIES = Registry("strategy", {"fedavg": "hilum.federation.strategies.fedavg:FedAvg"})
+
+NORMALIZATION_POLICIES = {
+    "averaged": "statistics are averaged like weights",
+    "site": "statistics stay at the site (SiloBN); the server keeps their average for hospitals it never saw",
+    "recalibrated": "averaged in training, then estimated anew at each site with the final weights",
+    "frozen": "the trunk keeps the statistics it came with",
+}
+
+WEIGHTINGS = {
+    "known": "a site weighs its images, in a head row its known labels",
+    "contrast": "a site weighs positives × negatives / known labels: one class alone has no contrast to teach",
+}

@@ -6,18 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hilum.errors import StudyError
-from hilum.federation.aggregation import WEIGHTINGS, aggregate, in_canonical_order, pooled_norm_stats, site_weights
+from hilum.federation.aggregation import aggregate, in_canonical_order, pooled_norm_stats, site_weights
 from hilum.federation.messages import LabelCounts, Reply, ServerState, Task
+from hilum.federation.strategies import NORMALIZATION_POLICIES, WEIGHTINGS
 from hilum.models.classifier import StateGroup
 from hilum.training.loop import LocalTrainer
 from hilum.training.state import State
-
-NORMALIZATION_POLICIES = {
-    "averaged": "statistics are averaged like weights",
-    "site": "statistics stay at the site (SiloBN); the server keeps their average for hospitals it never saw",
-    "recalibrated": "averaged in training, then estimated anew at each site with the final weights",
-    "frozen": "the trunk keeps the statistics it came with",
-}
 
 
 @dataclass(frozen=True)
@@ -25,7 +19,7 @@ class FedAvg:
     """Federated averaging (McMahan et al. 2017), per group of tensors (see ``aggregation.aggregate``).
 
     One site is plain training. ``tau``: site weights ∝ n^tau. ``normalization``: one of
-    ``NORMALIZATION_POLICIES``. ``weighting``: one of ``aggregation.WEIGHTINGS``.
+    ``NORMALIZATION_POLICIES``. ``weighting``: one of ``WEIGHTINGS``.
     """
 
     groups: Mapping[str, StateGroup]
