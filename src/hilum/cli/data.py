@@ -27,8 +27,8 @@ def check(
     """Read a database as it was downloaded, and count: images, patients, boxes, labels, problems.
 
     Every image file is opened: a truncated, empty, wrong or constant image, and one that two patients have, is
-    named with its row and the reason. With --json: images, patients, boxes, findings ({name: {positive, negative, uncertain,
-    unknown}}) and problems.
+    named with its row and the reason. With --json: images, patients, boxes, findings ({name: {positive,
+    negative, uncertain, unknown}}) and problems.
     """
     from hilum.databases import DATABASES
     from hilum.images.check import unreadable

@@ -113,9 +113,10 @@ def _require_nothing_else(run: RunDirectory) -> None:
         except HilumError:
             own = False
         if own:
-            cache = before.images.cache
-            inside = cache is not None and run.root.resolve() in cache.resolve().parents
-            others -= {"study.yaml"} | ({cache.resolve().relative_to(run.root.resolve()).parts[0]} if inside else set())
+            others.discard("study.yaml")
+            root, cache = run.root.resolve(), (before.images.cache or DEFAULT_CACHE).resolve()
+            if root in cache.parents:
+                others.discard(cache.relative_to(root).parts[0])
     if others:
         raise RunError(
             f"Expected an empty directory for the run; {run.root} holds other files, such as {min(others)}. "
