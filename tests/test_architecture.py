@@ -17,7 +17,7 @@ ROOMS = (
     *("findings", "databases", "images", "sites", "shift", "models", "training", "federation"),
     *("localization", "unseen", "evaluation", "study", "report", "serve", "cli"),
 )
-SHARED = {"errors", "registry", "randomness", "progress"}
+SHARED = {"allocator", "errors", "registry", "randomness", "progress"}
 # To the left, and still none of the room's business.
 FORBIDDEN = {
     "models": {"databases"},

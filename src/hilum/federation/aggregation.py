@@ -10,43 +10,25 @@ from numpy.typing import NDArray
 
 from hilum.federation.messages import LabelCounts
 from hilum.models.classifier import StateGroup
+from hilum.sites.weights import label_evidence, shares, site_shares
 from hilum.training.state import State, fingerprint
 
 
-def label_evidence(counts: Sequence[LabelCounts], weighting: str) -> NDArray[np.float64]:
-    """Return what each site knows of each finding (K, C): its known labels, or n⁺ n⁻ / n under 'contrast'.
-
-    n⁺ n⁻ / n is the information of n labels about a log-odds at prevalence n⁺ / n. A finding of which no site
-    has both classes falls back to known labels.
-    """
-    known = np.stack([c.known for c in counts]).astype(np.float64)
-    if weighting == "known":
-        return known
-    positive = np.stack([c.positive for c in counts]).astype(np.float64)
-    contrast = np.divide(positive * (known - positive), known, out=np.zeros_like(known), where=known > 0)
-    return np.where(contrast.sum(0) > 0, contrast, known)
-
-
 def site_weights(counts: Sequence[LabelCounts], tau: float, weighting: str = "known") -> NDArray[np.float64]:
-    """Return p_k ∝ n_k^tau over sites (K,): tau 1 is FedAvg's weighting, 0 gives every site the same.
-
-    n_k: images, or under 'contrast' the evidence over all findings.
-    """
-    n = np.array([c.images for c in counts], np.float64)
-    if weighting == "contrast":
-        n = label_evidence(counts, weighting).sum(1)
-    return _shares(n, tau)
+    """Return the shares p_k (K,) of the sites in trunk and normalization (see ``sites.weights``)."""
+    images, known, positive = _stacked(counts)
+    return site_shares(images, known, positive, tau, weighting)
 
 
 def row_weights(counts: Sequence[LabelCounts], tau: float, weighting: str = "known") -> NDArray[np.float64]:
     """Return weights (K, C) ∝ evidence^tau of each finding; columns that nobody labels are all zero."""
-    return _shares(label_evidence(counts, weighting), tau)
+    _, known, positive = _stacked(counts)
+    return shares(label_evidence(known, positive, weighting), tau)
 
 
-def _shares(amounts: NDArray[np.float64], tau: float) -> NDArray[np.float64]:
-    powers = np.where(amounts > 0, amounts**tau, 0.0)
-    total = powers.sum(0, keepdims=True)
-    return np.divide(powers, total, out=np.zeros_like(powers), where=total > 0)
+def _stacked(counts: Sequence[LabelCounts]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    images = np.array([c.images for c in counts], np.int64)
+    return images, np.stack([c.known for c in counts]), np.stack([c.positive for c in counts])
 
 
 def aggregate(

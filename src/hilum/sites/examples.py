@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hilum.sites.site import Site
+from hilum.sites.weights import site_shares
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,17 @@ class Examples:
         images = torch.from_numpy(pixels).unsqueeze(1).float().div_(255)
         return Batch(images, torch.from_numpy(targets), torch.from_numpy(source))
 
-    def draw(self, updates: int, size: int, tau: float, rng: np.random.Generator) -> Iterator[Batch]:
+    def draw(
+        self, updates: int, size: int, tau: float, rng: np.random.Generator, weighting: str = "known"
+    ) -> Iterator[Batch]:
         """Yield ``updates`` shuffled batches of ``size`` images.
 
-        A source with n images is drawn with probability ∝ n^tau, and each of its images once before any again.
+        A source is drawn as often as a federation weighs it (``sites.weights.site_shares``), and each of its images
+        once before any again.
         """
         counts = np.array([len(rows) for _, rows in self.sources])
-        shares = counts**tau / (counts**tau).sum()
-        source = rng.choice(len(counts), updates * size, p=shares)
+        p = site_shares(counts, self.known(), self.positive(), tau, weighting)
+        source = rng.choice(len(counts), updates * size, p=p)
         position = np.empty_like(source)
         for k, count in enumerate(counts):
             wanted = int((source == k).sum())

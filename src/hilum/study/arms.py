@@ -120,6 +120,7 @@ def training_plan(study: Study, group: int, precision: str) -> TrainingPlan:
         precision=precision,
         freeze_norm=study.federation.normalization == "frozen",
         tau=study.federation.tau,
+        weighting=study.federation.weighting,
     )
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from hilum.allocator import keep_freed_memory
 from hilum.errors import DataError, ImageError, RunError, StudyError
 from hilum.images.cache import LeftOut
 from hilum.images.decode import decode, read_bytes
@@ -76,6 +77,7 @@ def predict_paths(
     models = [load_model(study, run, key, site) for key in keys]
     precision = str(run.fact("precision"))
     files = image_files(paths)
+    keep_freed_memory()
     radiographs: dict[str, Radiograph] = {}
     left_out: list[LeftOut] = []
     with progress("reading", len(files)) as advance, ThreadPoolExecutor() as pool:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from hilum.allocator import keep_freed_memory
 from hilum.errors import HilumError, RunError
 from hilum.progress import progress
 from hilum.sites.site import Site
@@ -49,6 +50,7 @@ def run_study(study: Study, out: Path, resume: bool = False, source: Path | None
         write_atomically(run.study, dump_study(study).encode())
         threads = study.training.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     sites = load_sites(study, study.images.cache or DEFAULT_CACHE)
     precision = _describe(study, sites, run)
     training = training_sites(sites)

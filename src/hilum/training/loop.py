@@ -33,7 +33,7 @@ class TrainingPlan:
 
     ``prior_correction`` 'relative' adds logit π_site − logit π_global to the logits in the loss, per finding
     and site, so that sites with other prevalences ask the shared head for the same intercept.
-    ``precision``: 'float32' or 'bfloat16' autocast of the trunk. ``tau``: see ``Examples.draw``.
+    ``precision``: 'float32' or 'bfloat16' autocast of the trunk. ``tau``, ``weighting``: see ``Examples.draw``.
     """
 
     rounds: int
@@ -46,6 +46,7 @@ class TrainingPlan:
     precision: str = "float32"
     freeze_norm: bool = False
     tau: float = 0.5
+    weighting: str = "known"
     validation_limit: int | None = 128
 
 
@@ -100,7 +101,7 @@ class LocalTrainer:
         noise = torch_generator(self.seed, round_, self.name, "augmentation")
         loss_of = LOSSES.load(plan.loss)
         losses = []
-        for batch in self.train_examples.draw(self.updates, plan.batch, plan.tau, draws):
+        for batch in self.train_examples.draw(self.updates, plan.batch, plan.tau, draws, plan.weighting):
             images = plan.augmentation(batch.images, noise)
             loss = loss_of(self._logits(images) + offsets[batch.source], batch.targets)
             value = float(loss.detach())

@@ -1,0 +1,42 @@
+"""How much a site counts: by its images, or by what its labels tell of the findings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.integer[Any]]
+
+
+def label_evidence(known: Counts, positive: Counts, weighting: str) -> NDArray[np.float64]:
+    """Return what each site knows of each finding (K, C): its known labels, or n⁺ n⁻ / n under 'contrast'.
+
+    n⁺ n⁻ / n is the information of n labels about a log-odds at prevalence n⁺ / n. A finding of which no site
+    has both classes falls back to known labels.
+    """
+    n = known.astype(np.float64)
+    if weighting == "known":
+        return n
+    contrast = np.divide(positive * (n - positive), n, out=np.zeros_like(n), where=n > 0)
+    return np.where(contrast.sum(0) > 0, contrast, n)
+
+
+def site_shares(
+    images: Counts, known: Counts, positive: Counts, tau: float, weighting: str = "known"
+) -> NDArray[np.float64]:
+    """Return p_k ∝ n_k^tau over sites (K,): tau 1 is FedAvg's weighting, 0 gives every site the same.
+
+    n_k: ``images`` (K,), or under 'contrast' the evidence of ``known`` and ``positive`` (K, C) over all findings.
+    """
+    if weighting == "known":
+        return shares(images.astype(np.float64), tau)
+    return shares(label_evidence(known, positive, weighting).sum(1), tau)
+
+
+def shares(amounts: NDArray[np.float64], tau: float) -> NDArray[np.float64]:
+    """Return amounts^tau divided by their sum over the first axis; all zero where nobody has any."""
+    powers = np.where(amounts > 0, amounts**tau, 0.0)
+    total = powers.sum(0, keepdims=True)
+    return np.divide(powers, total, out=np.zeros_like(powers), where=total > 0)
