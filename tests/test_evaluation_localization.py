@@ -24,7 +24,6 @@ from hilum.evaluation.maps import (
     iou_boxes,
     measure,
     pointing_game,
-    tune_threshold,
 )
 
 SIDES = [1, 2, 3, 5, 8, 10]
@@ -155,11 +154,6 @@ def test_gaussian_prior_points_at_the_middle():
     prior = gaussian_prior((5, 7))
     assert np.unravel_index(prior.argmax(), prior.shape) == (2, 3)
     np.testing.assert_allclose(prior, prior[::-1, ::-1])
-
-
-def test_threshold_is_tuned_to_the_best_iou():
-    m = heat((0, 0, 1.0), (0, 1, 0.6), (1, 0, 0.6), (1, 1, 0.6), (2, 2, 0.3))
-    assert tune_threshold(m, [QUARTER]) == pytest.approx(0.35)
 
 
 def test_evaluation_beside_its_controls():

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from scipy.ndimage import map_coordinates
 
-from hilum.images.letterbox import Frame, boxes_to_image, boxes_to_square, fit, letterbox, sample_map_on_image
+from hilum.images.letterbox import Frame, fit, letterbox, sample_map_on_image
 
 sides = st.integers(16, 5000)
 sizes = st.integers(16, 640)
@@ -26,26 +25,6 @@ def test_fit_fills_the_long_side_and_keeps_the_aspect_to_half_a_pixel(width, hei
     assert abs(y0 - (size - y1)) <= 1 + 1e-6
 
 
-@given(arrays(np.float64, (5, 4), elements=unit), frames)
-def test_boxes_go_to_the_square_and_back(boxes, frame):
-    square = boxes_to_square(boxes, frame)
-    assert square.min() >= -1e-12
-    assert square.max() <= 1 + 1e-12
-    np.testing.assert_allclose(boxes_to_image(square, frame), boxes, atol=1e-9)
-
-
-@given(arrays(np.float64, (5, 4), elements=unit), frames)
-def test_boxes_go_to_the_image_and_back(boxes, frame):
-    np.testing.assert_allclose(boxes_to_square(boxes_to_image(boxes, frame), frame), boxes, atol=1e-9)
-
-
-def test_the_whole_image_is_the_frame_and_one_frame_a_box_is_accepted():
-    whole = np.array([[0, 0, 1, 1]] * 2)
-    both = np.array([fit(300, 100, 224), fit(100, 300, 224)])
-    np.testing.assert_allclose(boxes_to_square(whole, both), both)
-    assert boxes_to_square(np.empty((0, 4)), both[0]).shape == (0, 4)
-
-
 @settings(max_examples=30)
 @given(st.integers(16, 300), st.integers(16, 300), st.integers(16, 128))
 def test_padding_is_black_and_the_image_is_not(width, height, size):
@@ -62,7 +41,8 @@ def test_what_a_box_marks_stays_under_the_box(height, width):
     image[height // 4 : height // 2, width // 2 : 3 * width // 4] = 1
     box = [width // 2 / width, height // 4 / height, 3 * width // 4 / width, height // 2 / height]
     square, frame = letterbox(image, 224)
-    x0, y0, x1, y1 = boxes_to_square([box], frame)[0] * 224
+    corner, extent = np.array(frame[:2]), np.subtract(frame[2:], frame[:2])
+    x0, y0, x1, y1 = (np.tile(corner, 2) + np.array(box) * np.tile(extent, 2)) * 224
     rows, columns = np.indices(square.shape) + 0.5
     assert np.average(columns, weights=square) == pytest.approx((x0 + x1) / 2, abs=0.6)
     assert np.average(rows, weights=square) == pytest.approx((y0 + y1) / 2, abs=0.6)

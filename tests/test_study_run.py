@@ -173,6 +173,18 @@ def test_a_finding_never_taught_is_blank_and_its_figures_null(tiny_run: Path) ->
     assert macro["value"] == own["value"]
 
 
+def test_the_macro_over_sites_is_the_mean_of_the_sites_that_train(tiny_run: Path) -> None:
+    for arm in ("pooled", "federated"):
+        for finding in FINDINGS:
+            one = {"arm": arm, "finding": finding, "metric": "auroc", "seed": "all"}
+            parts = [records(tiny_run, site=site, **one)[0] for site in ("north", "south")]
+            values = [part["value"] for part in parts if part["value"] is not None]
+            macro = records(tiny_run, site="macro", **one)[0]
+            assert macro["value"] == pytest.approx(np.mean(values))
+            assert macro["n"] == sum(part["n"] for part in parts if part["value"] is not None)
+            assert macro["low"] < macro["value"] < macro["high"]
+
+
 # Arms, seeds, sites
 
 

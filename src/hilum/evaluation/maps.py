@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +13,6 @@ from hilum.evaluation.boxes import Floats, check_boxes, connected_boxes, covers,
 THRESHOLD = 0.5
 ACCURACIES = (0.1, 0.25, 0.5)
 FALSE_BELOW = 0.1
-CANDIDATES = tuple(step / 20 for step in range(1, 20))
 
 Boxes = Sequence[ArrayLike]
 Overlaps = list[tuple[Floats, Floats]]
@@ -113,17 +112,6 @@ def measure(
         **{f"iobb>{t:g}": np.where(np.isnan(by_iobb), np.nan, by_iobb > t) for t in accuracies},
         "false_boxes": _false([pair[1] for pair in pairs], b, FALSE_BELOW),
     }
-
-
-def tune_threshold(maps: ArrayLike, boxes: Boxes, candidates: Iterable[float] = CANDIDATES) -> float:
-    """Return the threshold with the highest mean ``iou``, the lowest of equals.
-
-    Tune on validation images only.
-    """
-    m, b = check_maps(maps, boxes)
-    covered = covers(b, m.shape[1:])
-    values = {t: mean_known(_iou(m, covered, t)) for t in candidates}
-    return max(values, key=lambda t: (np.nan_to_num(values[t]), -t))
 
 
 def mean_known(values: Floats) -> float:

@@ -38,21 +38,6 @@ def letterbox(image: NDArray[np.float32], size: int) -> tuple[NDArray[np.uint8],
     return square, fit(width, height, size)
 
 
-def boxes_to_square(boxes: ArrayLike, frame: ArrayLike) -> NDArray[np.float64]:
-    """Take boxes (N, 4) ``x0 y0 x1 y1`` from fractions of the image to fractions of the square.
-
-    frame: one (4,) or one a box (N, 4).
-    """
-    boxes, frame = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(frame, np.float64)
-    return np.tile(frame[..., :2], 2) + boxes * _extent(frame)
-
-
-def boxes_to_image(boxes: ArrayLike, frame: ArrayLike) -> NDArray[np.float64]:
-    """Take boxes (N, 4) from fractions of the square to those of the image; padding is outside [0, 1]."""
-    boxes, frame = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(frame, np.float64)
-    return (boxes - np.tile(frame[..., :2], 2)) / _extent(frame)
-
-
 def sample_map_on_image(maps: NDArray[np.floating], frames: ArrayLike, grid: tuple[int, int]) -> NDArray[np.floating]:
     """Resample maps that cover the square onto a grid that covers the image alone (bilinear, edges clamped).
 
@@ -73,10 +58,6 @@ def _pixels(width: int, height: int, size: int) -> tuple[int, int, int, int]:
     columns, rows = max(1, round(width * scale)), max(1, round(height * scale))
     left, top = (size - columns) // 2, (size - rows) // 2
     return left, top, left + columns, top + rows
-
-
-def _extent(frame: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.tile(frame[..., 2:] - frame[..., :2], 2)
 
 
 def _interpolation(

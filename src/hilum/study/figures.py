@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hilum.evaluation.bootstrap import Estimate, evaluate_classification
+from hilum.evaluation.bootstrap import Estimate, Table, evaluate_sites
 from hilum.evaluation.comparison import paired_difference
 from hilum.evaluation.localization import Controls, evaluate_findings, measure_controls
 from hilum.evaluation.maps import Boxes
@@ -49,20 +49,29 @@ class Figures:
             yield {"seed": "all", "seeds": len(group), "arm": arm, "model": model}, group
 
     def _classification(self) -> Iterator[Record]:
+        """Yield the figures of each site, and of ``'macro'``: the mean over the sites that train."""
         options: dict[str, Any] = {"resamples": self.study.evaluation.resamples, "seed": self.study.split.seed}
+        training = [name for name in self.sites if self.study.sites[name].role == "training"]
         for head, keys in self._groups():
-            for site in self.sites:
-                scores, targets, patients = self._predictions(keys, site)
-                table = evaluate_classification(scores, targets, patients, self.study.findings, **options)
+            tables: dict[str, Table] = {}
+            for group in (training, [name for name in self.sites if name not in training]):
+                if not group:
+                    continue
+                scores, targets, patients = zip(*(self._predictions(keys, site) for site in group), strict=True)
+                where = np.repeat(group, [len(t) for t in targets])
+                every = evaluate_sites(
+                    np.concatenate(scores, 1),
+                    np.concatenate(targets),
+                    np.concatenate(patients),
+                    where,
+                    self.study.findings,
+                    **options,
+                )
+                tables |= every if group is training else {site: every[site] for site in group}
+            for site, table in tables.items():
                 for finding, metrics in table.items():
                     for metric, estimate in metrics.items():
-                        yield {
-                            **head,
-                            "site": site,
-                            "finding": finding,
-                            "metric": metric,
-                            **_fields(estimate),
-                        }
+                        yield {**head, "site": site, "finding": finding, "metric": metric, **_fields(estimate)}
 
     def _localization(self) -> Iterator[Record]:
         spec = self.study.evaluation
