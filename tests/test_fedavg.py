@@ -87,7 +87,7 @@ def test_the_order_of_the_sites_changes_no_bit(policy: str) -> None:
         strategy = FedAvg(GROUPS, normalization=policy)
         runtime = federation(strategy, order)
         server, _ = rounds(runtime, 2)
-        found.add(fingerprint(strategy.recalibrate_at_server(server, replies(runtime, server, "recalibrate")).state))
+        found.add(fingerprint(strategy.finish_at_server(server, replies(runtime, server, "finish")).state))
     assert len(found) == 1
 
 
@@ -145,7 +145,7 @@ def test_recalibrated_statistics_are_those_of_the_mixture_and_the_weights_stay()
     strategy = FedAvg(GROUPS, tau=1.0, normalization="recalibrated")
     runtime = federation(strategy)
     server, _ = rounds(runtime, 2)
-    final = strategy.recalibrate_at_server(server, replies(runtime, server, "recalibrate"))
+    final = strategy.finish_at_server(server, replies(runtime, server, "finish"))
     assert final.round == server.round == 2
     assert all(torch.equal(final.state[name], server.state[name]) for name in WEIGHTS)
     images = torch.cat([tensors_of(site, "train")[0] for site in SITES])

@@ -17,9 +17,11 @@ import pytest
 
 import hospitals
 from hilum.errors import RunError
+from hilum.federation import aggregation
 from hilum.study import arms, run, spec
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.hospitals import load_sites, training_sites
+from hilum.training import loop
 
 COMMAND = [sys.executable, "-c", "from hilum.cli import main; main()"]
 SECONDS = 120
@@ -92,14 +94,16 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in hilum catches it."""
 
 
-@pytest.mark.parametrize("normalization", ["site", "recalibrated"])
+@pytest.mark.parametrize("policy", ["normalization=site", "normalization=recalibrated", "head=site"])
 def test_every_file_of_a_training_may_be_the_last(
-    normalization: str, tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    policy: str, tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A training that dies before its k-th file is in place ends, for every k, as one that never died."""
-    study = spec.load_study(tiny_study, [f"federation.normalization={normalization}"])
+    study = spec.load_study(tiny_study, [f"federation.{policy}"])
     sites = training_sites(load_sites(study, tiny_study.parent / "cache"))
     key = ModelKey(0, "federated", "federated")
+    monkeypatch.setattr(aggregation, "OWN_EVIDENCE", 1.0)
+    monkeypatch.setattr(loop, "LEAST_IMAGES", 1)
 
     def train(root: Path, dies_at: int) -> int:
         """Train into ``root``; return how many files were in place when it ended."""
@@ -123,6 +127,7 @@ def test_every_file_of_a_training_may_be_the_last(
         return {"log": rounds, **{str(path.relative_to(root)): path.read_bytes() for path in files}}
 
     total = train(tmp_path / "whole", 0)
+    assert ("site_heads" in str(result(tmp_path / "whole").keys())) == (policy == "head=site")
     assert total >= 7
     for k in range(1, total + 1):
         root = tmp_path / f"dies_at_{k}"

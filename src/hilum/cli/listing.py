@@ -16,6 +16,7 @@ KINDS = {
     "losses": "hilum.training.losses:LOSSES",
     "strategies": "hilum.federation.strategies:STRATEGIES",
     "normalizations": "hilum.federation.strategies:NORMALIZATION_POLICIES",
+    "heads": "hilum.federation.strategies:HEADS",
     "weightings": "hilum.federation.strategies:WEIGHTINGS",
     "policies": "hilum.cli.listing:POLICIES",
     "findings": "hilum.findings.vocabulary:FINDINGS",

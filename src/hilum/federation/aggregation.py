@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from hilum.federation.messages import LabelCounts
 from hilum.models.classifier import StateGroup
-from hilum.sites.weights import label_evidence, shares, site_shares
+from hilum.sites.weights import label_contrast, label_evidence, shares, site_shares
 from hilum.training.state import State, fingerprint
+
+OWN_EVIDENCE = 5.0  # n⁺ n⁻ / n below which a row of one's own would learn the site and not the finding
 
 
 def site_weights(counts: Sequence[LabelCounts], tau: float, weighting: str = "known") -> NDArray[np.float64]:
@@ -24,6 +26,11 @@ def row_weights(counts: Sequence[LabelCounts], tau: float, weighting: str = "kno
     """Return weights (K, C) ∝ evidence^tau of each finding; columns that nobody labels are all zero."""
     _, known, positive = _stacked(counts)
     return shares(label_evidence(known, positive, weighting), tau)
+
+
+def own_rows(counts: LabelCounts) -> NDArray[np.bool_]:
+    """Return the findings (C,) of which a site can teach a row of its own: ``OWN_EVIDENCE`` or more of n⁺ n⁻ / n."""
+    return label_contrast(counts.known, counts.positive) >= OWN_EVIDENCE
 
 
 def _stacked(counts: Sequence[LabelCounts]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

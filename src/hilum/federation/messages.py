@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from hilum.errors import TrainingError
+from hilum.models.site_heads import FeatureMoments
+from hilum.sites.examples import Examples
 from hilum.training.loop import START_ANEW
 from hilum.training.state import State
 
@@ -22,9 +24,14 @@ class LabelCounts:
     positive: NDArray[np.int64]
 
 
+def counts_of(examples: Examples) -> LabelCounts:
+    """Return what a site tells of its training labels."""
+    return LabelCounts(len(examples), examples.known().sum(0), examples.positive().sum(0))
+
+
 @dataclass(frozen=True)
 class Task:
-    """What a server asks of a site in round ``round``: train from ``state``, or recalibrate its statistics."""
+    """What a server asks of a site: 'train' a round from ``state``, or 'finish' with the final ``state``."""
 
     kind: str
     round: int
@@ -34,7 +41,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Reply:
-    """A site's answer: its state, its label counts, its mean training loss and the updates it made."""
+    """A site's answer: its state, its label counts, its mean training loss and the updates it made.
+
+    ``moments``: of the features of its images, with the final model only.
+    """
 
     site: str
     round: int
@@ -42,11 +52,15 @@ class Reply:
     counts: LabelCounts
     loss: float = float("nan")
     updates: int = 0
+    moments: FeatureMoments | None = None
 
 
 @dataclass(frozen=True)
 class ServerState:
-    """What the server knows after ``round`` rounds; ``extra`` holds a strategy's own tensors."""
+    """What the server knows after ``round`` rounds; ``extra`` holds a strategy's own tensors.
+
+    After the last round, ``extra`` may hold what ``models.site_heads.SiteHeads`` is made of.
+    """
 
     round: int
     state: State

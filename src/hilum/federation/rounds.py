@@ -64,9 +64,9 @@ def run_rounds(
             }
         )
         save_checkpoint(directory, server, runtime)
-    if strategy.normalization == "recalibrated":
-        task = Task("recalibrate", server.round, server.state, prior)
-        server = strategy.recalibrate_at_server(server, runtime.exchange({n: task for n in runtime.sites()}))
+    if strategy.finishes:
+        task = Task("finish", server.round, server.state, prior)
+        server = strategy.finish_at_server(server, runtime.exchange({n: task for n in runtime.sites()}))
     return server
 
 

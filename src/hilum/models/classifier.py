@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hilum.models import BACKBONES, POOLINGS
 from hilum.models.backbones.base import Backbone
 from hilum.models.pooling.base import Pooling
+from hilum.models.site_heads import SiteHeads
 
 StateGroup = Literal["trunk", "head", "norm_affine", "norm_stats"]
 NORMALIZATIONS = (nn.BatchNorm2d,)
@@ -29,7 +30,8 @@ class LocalizingClassifier(nn.Module):
     """Image-level classifier whose evidence is a map: trunk → 1×1 head → one map a finding → pooling.
 
     Every cell's logit is computed from the cell's receptive field alone, so that the map says where. (Gated
-    attention then scales the map of an image as a whole.)
+    attention then scales the map of an image as a whole.) ``site_heads``, where set, replaces the rows of the head by
+    those of the hospitals that an image looks like.
     """
 
     def __init__(self, backbone: Backbone, pooling: Pooling, findings: int) -> None:
@@ -37,6 +39,7 @@ class LocalizingClassifier(nn.Module):
         self.backbone = backbone
         self.head = nn.Conv2d(backbone.channels, findings, 1)
         self.pooling = pooling
+        self.site_heads: SiteHeads | None = None
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.constant_(cast(Tensor, self.head.bias), -2.0)
 
@@ -44,8 +47,11 @@ class LocalizingClassifier(nn.Module):
         """Return the prediction of images (B, 1, H, W) in [0, 1]."""
         features = self.backbone(x)
         with torch.autocast(x.device.type, enabled=False):
-            cells = self.head(features.float())
-            logits, maps = self.pooling(cells, features.float())
+            features = features.float()
+            if self.site_heads is None:
+                logits, maps = self.pooling(self.head(features), features)
+            else:
+                logits, maps = self.site_heads(features, self.head, self.pooling)
         return Prediction(logits, maps)
 
     def state_groups(self) -> dict[str, StateGroup]:

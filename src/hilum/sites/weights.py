@@ -13,14 +13,18 @@ Counts = NDArray[np.integer[Any]]
 def label_evidence(known: Counts, positive: Counts, weighting: str) -> NDArray[np.float64]:
     """Return what each site knows of each finding (K, C): its known labels, or n⁺ n⁻ / n under 'contrast'.
 
-    n⁺ n⁻ / n is the information of n labels about a log-odds at prevalence n⁺ / n. A finding of which no site
-    has both classes falls back to known labels.
+    A finding of which no site has both classes falls back to known labels.
     """
-    n = known.astype(np.float64)
     if weighting == "known":
-        return n
-    contrast = np.divide(positive * (n - positive), n, out=np.zeros_like(n), where=n > 0)
-    return np.where(contrast.sum(0) > 0, contrast, n)
+        return known.astype(np.float64)
+    contrast = label_contrast(known, positive)
+    return np.where(contrast.sum(0) > 0, contrast, known)
+
+
+def label_contrast(known: Counts, positive: Counts) -> NDArray[np.float64]:
+    """Return n⁺ n⁻ / n, the information of n labels about a log-odds at prevalence n⁺ / n; 0 without labels."""
+    n = known.astype(np.float64)
+    return np.divide(positive * (n - positive), n, out=np.zeros_like(n), where=n > 0)
 
 
 def site_shares(

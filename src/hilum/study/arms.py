@@ -15,6 +15,7 @@ from hilum.federation.runtimes.in_process import InProcess
 from hilum.federation.strategies import STRATEGIES
 from hilum.images.augmentation import Augmentation
 from hilum.models.classifier import LocalizingClassifier, build_model
+from hilum.models.site_heads import SiteHeads
 from hilum.randomness import derive_seed
 from hilum.sites.examples import Examples
 from hilum.sites.site import Site
@@ -25,6 +26,7 @@ from hilum.training.optimizers import OptimizerPlan
 from hilum.training.state import State, copy_state, load_state, save_state
 
 WEIGHTS = "model.safetensors"
+SITE_HEADS = "site_heads.safetensors"
 
 
 def model_keys(study: Study, sites: Sequence[Site]) -> Iterator[ModelKey]:
@@ -67,9 +69,8 @@ def train_model(
         return
     model = new_model(study, key.seed)
     initial = copy_state(model)
-    strategy = STRATEGIES.load(study.federation.strategy)(
-        model.state_groups(), study.federation.tau, study.federation.normalization, study.federation.weighting
-    )
+    options = study.federation.model_dump(exclude={"strategy"})
+    strategy = STRATEGIES.load(study.federation.strategy)(model.state_groups(), **options)
     trainers = [
         LocalTrainer(
             name,
@@ -94,6 +95,8 @@ def train_model(
     for name, state in runtime.site_states.items():
         if state:
             save_state(run.model(key) / f"site_{name}.safetensors", state)
+    if server.extra:
+        save_state(run.model(key) / SITE_HEADS, server.extra)
     save_state(run.model(key) / WEIGHTS, server.state, {"hilum": key.path.as_posix()})
 
 
@@ -125,12 +128,17 @@ def training_plan(study: Study, group: int, precision: str) -> TrainingPlan:
 
 
 def load_model(study: Study, run: RunDirectory, key: ModelKey, site: str | None = None) -> LocalizingClassifier:
-    """Return a trained model, with the statistics of ``site`` where the model keeps them at its sites."""
+    """Return a trained model, with what it keeps at ``site``: statistics, head rows.
+
+    Elsewhere the rows of every hospital stand side by side (``SiteHeads``), where the model has rows of hospitals.
+    """
     model = new_model(study, key.seed)
     state: State = load_state(run.model(key) / WEIGHTS)
     kept = run.model(key) / f"site_{site}.safetensors"
     if site is not None and kept.is_file():
         state |= load_state(kept)
+    elif (run.model(key) / SITE_HEADS).is_file():
+        model.site_heads = SiteHeads(load_state(run.model(key) / SITE_HEADS))
     model.load_state_dict(state)
     return model.eval()
 

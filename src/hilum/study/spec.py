@@ -148,13 +148,15 @@ class FederationSpec(Section):
     """How replies become one model.
 
     ``tau``: sites weigh n^tau, in the aggregation and in the pooled draw. ``weighting``: n counts known labels,
-    or their contrast, positives × negatives / known. ``normalization``: what becomes of batch statistics.
+    or their contrast, positives × negatives / known. ``normalization``: what becomes of batch statistics. ``head``:
+    whether hospitals share the rows of the head.
     """
 
     strategy: str = "fedavg"
     tau: Annotated[float, Field(ge=0, le=1)] = 0.5
     weighting: Literal["known", "contrast"] = "known"
     normalization: Literal["averaged", "site", "recalibrated", "frozen"] = "averaged"
+    head: Literal["shared", "site"] = "shared"
 
     @field_validator("strategy")
     @classmethod

@@ -14,6 +14,7 @@ from torch import Tensor
 from hilum.errors import TrainingError
 from hilum.images.augmentation import Augmentation
 from hilum.models.classifier import LocalizingClassifier
+from hilum.models.site_heads import LEAST_IMAGES, FeatureMoments
 from hilum.randomness import numpy_generator, torch_generator
 from hilum.sites.examples import Examples
 from hilum.training.losses import LOSSES
@@ -21,6 +22,7 @@ from hilum.training.losses.masked_bce import masked_bce
 from hilum.training.optimizers import OptimizerPlan
 from hilum.training.state import State, copy_state
 
+MOMENT_IMAGES = 512  # of each source, for statistics over its images
 START_ANEW = (
     "Earlier rounds are kept; with other values it is another run: start it with a lower "
     "--set training.optimizer.lr=… or --set training.optimizer.clip=… and a new --out."
@@ -137,9 +139,21 @@ class LocalTrainer:
     def recalibrate(self, state: State) -> State:
         """Return ``state`` with normalization statistics estimated anew on this participant's training images."""
         self.model.load_state_dict(state)
-        images = (batch.images for batch in self.train_examples.chunks(4 * self.plan.batch, 512))
+        images = (batch.images for batch in self.train_examples.chunks(4 * self.plan.batch, MOMENT_IMAGES))
         estimate_norm_stats(self.model, images, self.plan.precision)
         return copy_state(self.model)
+
+    def feature_moments(self, state: State) -> FeatureMoments | None:
+        """Return the moments of this participant's training images under ``state``; None where they are too few."""
+        if len(self.train_examples) < LEAST_IMAGES:
+            return None
+        self.model.load_state_dict(state)
+        self.model.eval()
+        features = []
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
+            for batch in self.train_examples.chunks(4 * self.plan.batch, MOMENT_IMAGES):
+                features.append(self.model.backbone(batch.images.contiguous(memory_format=torch.channels_last)))
+        return FeatureMoments.of(features)
 
     def _logits(self, images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)

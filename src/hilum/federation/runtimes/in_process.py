@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hilum.federation.messages import LabelCounts, Reply, Task
+from hilum.federation.messages import LabelCounts, Reply, Task, counts_of
 from hilum.federation.strategies.base import Strategy
 from hilum.training.loop import LocalTrainer
 from hilum.training.state import State
@@ -24,8 +24,7 @@ class InProcess:
 
     def label_counts(self) -> dict[str, LabelCounts]:
         """Return what each site tells of its labels before training."""
-        examples = {name: trainer.train_examples for name, trainer in self.trainers.items()}
-        return {n: LabelCounts(len(e), e.known().sum(0), e.positive().sum(0)) for n, e in examples.items()}
+        return {name: counts_of(trainer.train_examples) for name, trainer in self.trainers.items()}
 
     def exchange(self, tasks: Mapping[str, Task]) -> list[Reply]:
         """Give every site its task and return the replies, in the order of the tasks."""
@@ -39,5 +38,5 @@ class InProcess:
         """Return the validation loss of each source at each site."""
         losses: dict[str, float] = {}
         for name, trainer in self.trainers.items():
-            losses |= trainer.validate(state | self.site_states[name])
+            losses |= trainer.validate(self.strategy.model_at_site(state, self.site_states[name], trainer))
         return losses

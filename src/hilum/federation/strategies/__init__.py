@@ -11,6 +11,11 @@ NORMALIZATION_POLICIES = {
     "frozen": "the trunk keeps the statistics it came with",
 }
 
+HEADS = {
+    "shared": "every hospital uses the same head rows",
+    "site": "a hospital that has both classes of a finding uses its own row (FedPer); the server keeps their average",
+}
+
 WEIGHTINGS = {
     "known": "a site weighs its images, in a head row its known labels",
     "contrast": "a site weighs positives × negatives / known labels: one class alone has no contrast to teach",

@@ -13,7 +13,11 @@ from hilum.training.state import State
 class Strategy(Protocol):
     """A federated algorithm. It knows no runtime, no disk and no metric; what it must remember it returns."""
 
-    normalization: str
+    finishes: bool
+    """Whether the sites get the final model once more, after the last round."""
+
+    def model_at_site(self, state: State, site_state: State, trainer: LocalTrainer) -> State:
+        """Return the weights that a site computes with: the server's, with what the site keeps."""
 
     def at_site(self, task: Task, site_state: State, trainer: LocalTrainer) -> tuple[Reply, State]:
         """Do the site's half of a round: (task, site state) → (reply, site state)."""
@@ -21,5 +25,5 @@ class Strategy(Protocol):
     def at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
         """Do the server's half of a round: (server state, replies) → server state."""
 
-    def recalibrate_at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
-        """Take normalization statistics from replies to a recalibration; the weights do not change."""
+    def finish_at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
+        """Take what the replies to the final model hold; the round does not change."""

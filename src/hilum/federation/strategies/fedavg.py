@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+
 from hilum.errors import StudyError
-from hilum.federation.aggregation import aggregate, in_canonical_order, pooled_norm_stats, site_weights
-from hilum.federation.messages import LabelCounts, Reply, ServerState, Task
-from hilum.federation.strategies import NORMALIZATION_POLICIES, WEIGHTINGS
+from hilum.federation.aggregation import aggregate, in_canonical_order, own_rows, pooled_norm_stats, site_weights
+from hilum.federation.messages import Reply, ServerState, Task, counts_of
+from hilum.federation.strategies import HEADS, NORMALIZATION_POLICIES, WEIGHTINGS
 from hilum.models.classifier import StateGroup
+from hilum.models.site_heads import gate_of
 from hilum.training.loop import LocalTrainer
 from hilum.training.state import State
 
@@ -19,13 +23,16 @@ class FedAvg:
     """Federated averaging (McMahan et al. 2017), per group of tensors (see ``aggregation.aggregate``).
 
     One site is plain training. ``tau``: site weights ∝ n^tau. ``normalization``: one of
-    ``NORMALIZATION_POLICIES``. ``weighting``: one of ``WEIGHTINGS``.
+    ``NORMALIZATION_POLICIES``. ``weighting``: one of ``WEIGHTINGS``. ``head``: one of ``HEADS``; 'site' keeps
+    a site's own head row of each finding of which it has both classes (FedPer, Arivazhagan et al. 2019, by row), for
+    hospitals whose labels of one finding contradict each other.
     """
 
     groups: Mapping[str, StateGroup]
     tau: float = 0.5
     normalization: str = "averaged"
     weighting: str = "known"
+    head: str = "shared"
 
     def __post_init__(self) -> None:
         if self.normalization not in NORMALIZATION_POLICIES:
@@ -35,15 +42,30 @@ class FedAvg:
             )
         if self.weighting not in WEIGHTINGS:
             raise StudyError(f"Expected federation.weighting among {', '.join(WEIGHTINGS)}; found '{self.weighting}'.")
+        if self.head not in HEADS:
+            raise StudyError(f"Expected federation.head among {', '.join(HEADS)}; found '{self.head}'.")
+
+    @property
+    def finishes(self) -> bool:
+        """Whether the sites get the final model once more: to estimate statistics, or to put their own rows into it."""
+        return self.normalization == "recalibrated" or self.head == "site"
+
+    def model_at_site(self, state: State, site_state: State, trainer: LocalTrainer) -> State:
+        """Return the server's weights with the site's statistics, and of the head the site's own rows."""
+        own = torch.from_numpy(own_rows(counts_of(trainer.train_examples)))
+        kept = dict(site_state)
+        for name in (n for n in site_state if self.groups[n] == "head"):
+            kept[name] = torch.where(own.view(-1, *[1] * (state[name].dim() - 1)), site_state[name], state[name])
+        return state | kept
 
     def at_site(self, task: Task, site_state: State, trainer: LocalTrainer) -> tuple[Reply, State]:
         """Do the site's half of a round: (task, site state) → (reply, site state)."""
-        examples = trainer.train_examples
-        counts = LabelCounts(len(examples), examples.known().sum(0), examples.positive().sum(0))
-        start = task.state | site_state
-        if task.kind == "recalibrate":
-            state = trainer.recalibrate(start)
-            return Reply(trainer.name, task.round, state, counts), self._kept(state)
+        counts = counts_of(trainer.train_examples)
+        start = self.model_at_site(task.state, site_state, trainer)
+        if task.kind == "finish":
+            state = trainer.recalibrate(start) if self.normalization == "recalibrated" else start
+            moments = trainer.feature_moments(task.state) if self.head == "site" else None
+            return Reply(trainer.name, task.round, state, counts, moments=moments), self._kept(state)
         fit = trainer.fit(start, task.round, task.global_prior)
         reply = Reply(trainer.name, task.round, fit.state, counts, fit.loss, fit.updates)
         return reply, self._kept(fit.state)
@@ -55,13 +77,26 @@ class FedAvg:
         state = aggregate(server.state, states, counts, self.groups, self.tau, self.weighting)
         return ServerState(server.round + 1, state, server.extra)
 
-    def recalibrate_at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
-        """Replace the statistics by those of the mixture of sites; the weights do not change."""
+    def finish_at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
+        """Take recalibrated statistics of the mixture of sites, and the heads of the sites; no weight changes."""
+        extra = server.extra | (self._site_heads(replies) if self.head == "site" else {})
+        if self.normalization != "recalibrated":
+            return ServerState(server.round, server.state, extra)
         states, counts = in_canonical_order([reply.state for reply in replies], [reply.counts for reply in replies])
         stats = pooled_norm_stats(states, self.groups, site_weights(counts, self.tau, self.weighting))
-        return ServerState(server.round, server.state | stats, server.extra)
+        return ServerState(server.round, server.state | stats, extra)
+
+    def _site_heads(self, replies: Sequence[Reply]) -> State:
+        """Return the tensors of ``SiteHeads``; none where fewer than two sites have rows of their own."""
+        chosen = sorted((r for r in replies if r.moments and own_rows(r.counts).any()), key=lambda r: r.site)
+        if len(chosen) < 2:
+            return {}
+        own = torch.from_numpy(np.stack([own_rows(reply.counts) for reply in chosen])).float()
+        own[:, own.sum(0) == 0] = 1.0  # nobody's own: all hold the shared row
+        names = [name for name, group in self.groups.items() if group == "head"]
+        rows = {f"rows.{name}": torch.stack([reply.state[name] for reply in chosen]) for name in names}
+        return gate_of([r.moments for r in chosen if r.moments]) | {"own": own} | rows
 
     def _kept(self, state: State) -> State:
-        if self.normalization != "site":
-            return {}
-        return {name: state[name] for name, group in self.groups.items() if group == "norm_stats"}
+        kept = {"norm_stats": self.normalization == "site", "head": self.head == "site"}
+        return {name: state[name] for name, group in self.groups.items() if kept.get(group, False)}
