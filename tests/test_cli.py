@@ -53,6 +53,12 @@ def test_help_names_every_verb() -> None:
     assert [verb for verb in VERBS if " " not in verb and f"  {verb} " not in listed] == []
 
 
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "hilum", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"hilum {package.__version__}\n"
+
+
 def test_version() -> None:
     assert hospitals.hilum("--version").out == f"hilum {package.__version__}\n"
 
