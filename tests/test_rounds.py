@@ -26,6 +26,7 @@ from hilum.federation.rounds import (
 from hilum.federation.runtimes.in_process import InProcess
 from hilum.federation.strategies.fedavg import NORMALIZATION_POLICIES, FedAvg
 from hilum.images.augmentation import Augmentation
+from hilum.models.site_heads import FeatureMoments
 from hilum.study.spec import parse_study
 from hilum.training.state import State, copy_state, fingerprint
 
@@ -204,3 +205,9 @@ def test_a_bad_reply_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(TrainingError, match="Expected finite weights from 'b' in round 3"):
         run(tmp_path)
     assert [p.name for p in completed_rounds(tmp_path)] == ["round_0001", "round_0002"]
+
+
+def test_moments_that_are_not_finite_are_refused_with_their_site() -> None:
+    moments = FeatureMoments(30, np.array([0.0, math.nan]), np.eye(2))
+    with pytest.raises(TrainingError, match="finite feature moments from 'north'"):
+        check_reply(replace(REPLY, moments=moments), TASK)

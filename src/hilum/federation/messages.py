@@ -81,3 +81,6 @@ def check_reply(reply: Reply, task: Task) -> None:
                 f"Expected finite weights from '{reply.site}' in round {task.round}; '{name}' holds NaN or infinity. "
                 f"{START_ANEW}"
             )
+    moments = reply.moments
+    if moments is not None and not (np.isfinite(moments.mean).all() and np.isfinite(moments.second).all()):
+        raise TrainingError(f"Expected finite feature moments from '{reply.site}'; found NaN or infinity. {START_ANEW}")

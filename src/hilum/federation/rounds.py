@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hilum.errors import RunError
-from hilum.federation.messages import ServerState, Task, check_reply
+from hilum.federation.messages import Reply, ServerState, Task, check_reply
 from hilum.federation.runtimes.base import Runtime
 from hilum.federation.strategies.base import Strategy
 from hilum.training.loop import smoothed_prior
@@ -48,9 +48,7 @@ def run_rounds(
     while server.round < plan.rounds:
         started = time.perf_counter()
         task = Task("train", server.round + 1, server.state, prior)
-        replies = runtime.exchange({name: task for name in runtime.sites()})
-        for reply in replies:
-            check_reply(reply, task)
+        replies = _exchange(runtime, task)
         server = strategy.at_server(server, replies)
         seconds = time.perf_counter() - started
         due = server.round % plan.validate_every == 0 or server.round == plan.rounds
@@ -66,8 +64,16 @@ def run_rounds(
         save_checkpoint(directory, server, runtime)
     if strategy.finishes:
         task = Task("finish", server.round, server.state, prior)
-        server = strategy.finish_at_server(server, runtime.exchange({n: task for n in runtime.sites()}))
+        server = strategy.finish_at_server(server, _exchange(runtime, task))
     return server
+
+
+def _exchange(runtime: Runtime, task: Task) -> list[Reply]:
+    """Give every site the task; return the replies, none of which is refused."""
+    replies = runtime.exchange({name: task for name in runtime.sites()})
+    for reply in replies:
+        check_reply(reply, task)
+    return replies
 
 
 def save_checkpoint(directory: Path, server: ServerState, runtime: Runtime) -> None:
