@@ -267,3 +267,13 @@ def test_the_reference_states_the_defaults() -> None:
         value = field.default.model_dump() if isinstance(field.default, BaseModel) else field.default
         value = value["name"] if isinstance(value, dict) else value
         assert yaml.safe_load(default.strip("`")) == value, key
+
+
+STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_studies_of_the_repository_can_be_run_as_written(path: Path) -> None:
+    study = load_study(path)
+    assert study.name == path.stem
+    assert any(site.role == "training" for site in study.sites.values())
