@@ -168,3 +168,11 @@ def test_boxes_and_masks_of_nothing(root):
         rewrite(root, pd.read_csv(root / file).iloc[:0], file)
     manifest = Folder.read(root)
     assert (len(manifest.boxes), len(manifest.masks), manifest.problems) == (0, 0, ())
+
+
+def test_a_column_that_stands_twice_is_named(root):
+    path = root / "labels.csv"
+    header, rest = path.read_text().split("\n", 1)
+    path.write_text(header + ", Pneumonia\n" + rest.replace("\n", ",0\n"))
+    with pytest.raises(DataError, match=r"every column of 'labels\.csv' once; found Pneumonia more than once"):
+        Folder.read(root)

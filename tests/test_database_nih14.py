@@ -157,3 +157,9 @@ def test_a_faulty_table_is_an_error(root, old, new, message):
     edit(root / TABLE, old, new)
     with pytest.raises(DataError, match=message):
         NIH14.read(root)
+
+
+def test_an_unknown_finding_is_told_with_its_rows(root):
+    edit(root / TABLE, "00000001_000.png,Effusion|Infiltration", "00000001_000.png,Effusion|Foo")
+    with pytest.raises(DataError, match=r"14 findings; found 'Foo' under 'Finding Labels' in the rows \d"):
+        NIH14.read(root)

@@ -87,7 +87,8 @@ def test_the_order_of_the_sites_changes_no_bit(policy: str) -> None:
         strategy = FedAvg(GROUPS, normalization=policy)
         runtime = federation(strategy, order)
         server, _ = rounds(runtime, 2)
-        found.add(fingerprint(strategy.finish_at_server(server, replies(runtime, server, "finish")).state))
+        final = strategy.close_at_server("recalibrate", server, replies(runtime, server, "recalibrate"))
+        found.add(fingerprint(final.state))
     assert len(found) == 1
 
 
@@ -145,7 +146,7 @@ def test_recalibrated_statistics_are_those_of_the_mixture_and_the_weights_stay()
     strategy = FedAvg(GROUPS, tau=1.0, normalization="recalibrated")
     runtime = federation(strategy)
     server, _ = rounds(runtime, 2)
-    final = strategy.finish_at_server(server, replies(runtime, server, "finish"))
+    final = strategy.close_at_server("recalibrate", server, replies(runtime, server, "recalibrate"))
     assert final.round == server.round == 2
     assert all(torch.equal(final.state[name], server.state[name]) for name in WEIGHTS)
     images = torch.cat([tensors_of(site, "train")[0] for site in SITES])

@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import hospitals
+from hilum.federation import aggregation
 from hilum.study import inference
 from hilum.training.inference import Inferred
 
@@ -244,3 +246,59 @@ def test_nothing_can_be_written(tiny_run: Path, films: Path, tmp_path: Path) -> 
     assert outcome.status == 1
     assert "Not a directory" in outcome.err
     assert len(outcome.err.splitlines()) == 1
+
+
+def test_ctrl_c_says_that_it_starts_anew(
+    tiny_run: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference, "_write_map", stop)
+    outcome = hospitals.hilum("predict", tiny_run, films, "--out", tmp_path / "out")
+    assert outcome.status == 130
+    assert outcome.err == "hilum: Stopped before predictions.csv was written. Repeat the command: it starts anew.\n"
+
+
+@pytest.fixture
+def heads_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run in which the hospitals have rows of their own."""
+    monkeypatch.setattr(aggregation, "OWN_EVIDENCE", 1.0)
+    study = hospitals.write_study(tmp_path / "study")
+    values = ("--set", "arms=[federated]", "--set", "seeds=[0]", "--set", "federation.head=site")
+    assert hospitals.hilum("study", study, "--out", tmp_path / "heads", *values).status == 0
+    return tmp_path / "heads"
+
+
+def test_own_rows_at_home_and_the_others_elsewhere(heads_run: Path, films: Path, tmp_path: Path) -> None:
+    """South has no row for an effusion: north's speaks there. Of a nodule each has its own."""
+    found = {}
+    for site in ("north", "south", "east"):
+        out = tmp_path / site
+        assert hospitals.hilum("predict", heads_run, films, "--out", out, "--site", site).status == 0
+        found[site] = predicted(out)
+    assert (found["north"]["Nodule"] != found["south"]["Nodule"]).all()
+    folder = heads_run / "models/seed_0/federated/federated"
+    packed = load_file(folder / "site_heads.safetensors")
+    assert packed["south/own"].tolist() == [True, False]
+    assert packed["north/own"].tolist() == [True, True]
+    low = np.minimum(found["north"]["Nodule"], found["south"]["Nodule"]) - 0.1
+    high = np.maximum(found["north"]["Nodule"], found["south"]["Nodule"]) + 0.1
+    assert ((low < found["east"]["Nodule"]) & (found["east"]["Nodule"] < high)).all()
+
+
+@pytest.mark.parametrize("name", ["site_heads", "site_north"])
+def test_a_file_beside_the_weights_that_is_gone_or_of_another_model_is_named(
+    name: str, heads_run: Path, films: Path, tmp_path: Path
+) -> None:
+    path = heads_run / f"models/seed_0/federated/federated/{name}.safetensors"
+    save_file({"other": torch.zeros(1)}, path)
+    command = ("predict", heads_run, films, "--out", tmp_path / "out", "--site", "north")
+    outcome = hospitals.hilum(*command)
+    assert outcome.status == 1
+    assert "Expected weights of the study's model in" in outcome.err
+    path.unlink()
+    outcome = hospitals.hilum(*command)
+    assert outcome.status == 1
+    assert f"{path.name} beside the weights; the file is absent" in outcome.err
+    assert not (tmp_path / "out/predictions.csv").exists()

@@ -21,7 +21,6 @@ from hilum.federation import aggregation
 from hilum.study import arms, run, spec
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.hospitals import load_sites, training_sites
-from hilum.training import loop
 
 COMMAND = [sys.executable, "-c", "from hilum.cli import main; main()"]
 SECONDS = 120
@@ -103,7 +102,6 @@ def test_every_file_of_a_training_may_be_the_last(
     sites = training_sites(load_sites(study, tiny_study.parent / "cache"))
     key = ModelKey(0, "federated", "federated")
     monkeypatch.setattr(aggregation, "OWN_EVIDENCE", 1.0)
-    monkeypatch.setattr(loop, "LEAST_IMAGES", 1)
 
     def train(root: Path, dies_at: int) -> int:
         """Train into ``root``; return how many files were in place when it ended."""

@@ -14,13 +14,13 @@ from hilum.federation.messages import LabelCounts, Reply, ServerState, Task
 from hilum.federation.runtimes.in_process import InProcess
 from hilum.federation.strategies.fedavg import FedAvg
 from hilum.models.pooling.top_k import TopKPooling
-from hilum.models.site_heads import LEAST_IMAGES, SHRINKAGE, FeatureMoments, SiteHeads, gate_of
-from hilum.training.state import State, copy_state
+from hilum.models.site_heads import SHRINKAGE, FeatureMoments, SiteHeads, pack_heads
+from hilum.training.state import copy_state
 
 PRIOR = np.array([0.5, 0.5])
 GROUPS = tiny_model().state_groups()
 HEAD = [name for name, group in GROUPS.items() if group == "head"]
-MANY = 4 * LEAST_IMAGES
+MANY = 80
 
 
 def cloud(mean: float, count: int, seed: int) -> torch.Tensor:
@@ -33,7 +33,7 @@ def cloud(mean: float, count: int, seed: int) -> torch.Tensor:
 def test_moments_of_parts_make_the_discriminant_of_all_images() -> None:
     """Against scikit-learn on the images themselves, which no hospital sends."""
     clouds = [cloud(0.0, 120, 0), cloud(1.0, 80, 1), cloud(-0.5, 200, 2)]
-    gate = gate_of([FeatureMoments.of(c.split(17)) for c in clouds])
+    moments = {name: FeatureMoments.of(c.split(17)) for name, c in zip("abc", clouds, strict=True)}
     rows, who = torch.cat(clouds).flatten(1).double().numpy(), np.repeat([0, 1, 2], [120, 80, 200])
     oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=None, priors=[1 / 3] * 3)
     within = sum(np.cov(rows[who == k].T, bias=True) * (who == k).sum() for k in range(3)) / len(rows)
@@ -41,41 +41,63 @@ def test_moments_of_parts_make_the_discriminant_of_all_images() -> None:
     oracle.fit(rows, who)
     oracle.coef_ = np.linalg.solve(shrunk, oracle.means_.T).T
     oracle.intercept_ = -0.5 * (oracle.coef_ * oracle.means_).sum(1)
-    heads = SiteHeads(gate | {"own": torch.ones(3, 1)})
+    heads = SiteHeads(pack_heads(moments, dict.fromkeys("abc", torch.tensor([True])), {name: {} for name in "abc"}))
     shares = heads.shares(torch.cat(clouds))[:, :, 0].numpy()
     np.testing.assert_allclose(shares, oracle.predict_proba(rows), atol=1e-4)
 
 
-def heads_of(own: list[list[float]]) -> tuple[SiteHeads, torch.nn.Conv2d]:
-    clouds = [cloud(0.0, 300, 0), cloud(6.0, 300, 1)]
+def heads_of(
+    own: dict[str, list[bool]], home: str | None = None
+) -> tuple[SiteHeads, dict[str, dict[str, torch.Tensor]]]:
+    """Two hospitals far apart, two findings; the tensors of each head."""
     rng = torch.Generator().manual_seed(0)
     rows = {
-        "rows.head.weight": torch.randn(2, 2, 3, 1, 1, generator=rng),
-        "rows.head.bias": torch.randn(2, 2, generator=rng),
+        name: {
+            "head.weight": torch.randn(2, 3, 1, 1, generator=rng),
+            "head.bias": torch.randn(2, generator=rng),
+        }
+        for name in own
     }
-    gate = gate_of([FeatureMoments.of([c]) for c in clouds])
-    return SiteHeads(gate | {"own": torch.tensor(own)} | rows), torch.nn.Conv2d(3, 2, 1)
+    moments = {name: FeatureMoments.of([cloud(mean, 300, 0)]) for name, mean in zip(own, (0.0, 6.0), strict=True)}
+    return SiteHeads(pack_heads(moments, {n: torch.tensor(o) for n, o in own.items()}, rows), home), rows
 
 
 def test_an_image_meets_the_rows_of_the_hospital_that_it_looks_like() -> None:
-    heads, head = heads_of([[1.0, 1.0], [1.0, 1.0]])
-    pooling = TopKPooling(3, 2, 0.5)
-    for k, mean in enumerate((0.0, 6.0)):
-        features = cloud(mean, 5, 7 + k).expand(-1, -1, 4, 4)
+    heads, rows = heads_of({"near": [True, True], "far": [True, True]})
+    head, pooling = torch.nn.Conv2d(3, 2, 1), TopKPooling(3, 2, 0.5)
+    for name, mean in (("near", 0.0), ("far", 6.0)):
+        features = cloud(mean, 5, 7).expand(-1, -1, 4, 4)
         logits, maps = heads(features, head, pooling)
-        weight, bias = heads.tensors["rows.head.weight"][k], heads.tensors["rows.head.bias"][k]
-        cells = torch.nn.functional.conv2d(features, weight, bias)
+        cells = torch.nn.functional.conv2d(features, rows[name]["head.weight"], rows[name]["head.bias"])
         expected, heat = pooling(cells, features)
         torch.testing.assert_close(logits.sigmoid(), expected.sigmoid(), atol=1e-3, rtol=0)
         torch.testing.assert_close(maps, heat, atol=1e-3, rtol=0)
 
 
 def test_only_hospitals_with_a_row_of_their_own_speak_of_a_finding() -> None:
-    heads, _ = heads_of([[1.0, 1.0], [1.0, 0.0]])
-    shares = heads.shares(cloud(6.0, 9, 3))
+    heads, _ = heads_of({"near": [True, True], "far": [True, False]})
+    shares = heads.shares(cloud(6.0, 9, 3))  # sites in the order of their names: far, near
     torch.testing.assert_close(shares.sum(1), torch.ones(9, 2))
-    assert (shares[:, 1, 0] > 0.9).all()
-    assert (shares[:, 0, 1] == 1).all()
+    assert (shares[:, 0, 0] > 0.9).all()
+    assert (shares[:, 1, 1] == 1).all()
+
+
+def test_at_home_the_own_rows_stand_alone_and_the_others_speak_of_the_rest() -> None:
+    heads, _ = heads_of({"near": [True, True], "far": [True, False]}, home="far")
+    shares = heads.shares(cloud(0.0, 9, 3))
+    assert (shares[:, 0, 0] == 1).all()
+    assert (shares[:, 1, 1] == 1).all()
+
+
+def test_within_the_head_of_a_hospital_a_cell_sees_itself_alone() -> None:
+    heads, _ = heads_of({"near": [True, True], "far": [True, True]}, home="near")
+    features = cloud(0.0, 2, 5).expand(-1, -1, 4, 4).clone()
+    before = heads(features, torch.nn.Conv2d(3, 2, 1), TopKPooling(3, 2, 0.5))[1]
+    features[:, :, 0, 0] += 5
+    after = heads(features, torch.nn.Conv2d(3, 2, 1), TopKPooling(3, 2, 0.5))[1]
+    moved = (after != before).any(1)
+    assert moved[:, 0, 0].all()
+    assert moved.sum() == 2
 
 
 def test_a_row_of_ones_own_takes_both_classes() -> None:
@@ -99,7 +121,9 @@ def run(runtime: InProcess, rounds: int = 2) -> ServerState:
     server = ServerState(0, copy_state(tiny_model()))
     for _ in range(rounds):
         server = runtime.strategy.at_server(server, exchange(runtime, server, "train"))
-    return runtime.strategy.finish_at_server(server, exchange(runtime, server, "finish"))
+    for kind in runtime.strategy.closing(len(runtime.sites())):
+        server = runtime.strategy.close_at_server(kind, server, exchange(runtime, server, kind))
+    return server
 
 
 def test_a_site_goes_on_from_its_own_rows_and_from_the_shared_ones_where_it_has_one_class() -> None:
@@ -120,9 +144,9 @@ def test_a_site_goes_on_from_its_own_rows_and_from_the_shared_ones_where_it_has_
 def test_the_final_heads_of_the_sites_go_into_the_model_for_hospitals_it_never_saw() -> None:
     runtime = federation(MANY, MANY)
     server = run(runtime)
-    assert server.extra["own"].tolist() == [[1.0, 1.0], [1.0, 0.0]]
-    for k, name in enumerate(("a", "b")):
-        assert torch.equal(server.extra["rows.head.weight"][k], runtime.site_states[name]["head.weight"])
+    assert [server.extra[f"{name}/own"].tolist() for name in "ab"] == [[True, True], [True, False]]
+    for name in ("a", "b"):
+        assert torch.equal(server.extra[f"{name}/head.weight"], runtime.site_states[name]["head.weight"])
     assert torch.equal(runtime.site_states["b"]["head.weight"][1], server.state["head.weight"][1])
     model = tiny_model()
     model.load_state_dict(server.state)
@@ -134,26 +158,39 @@ def test_the_final_heads_of_the_sites_go_into_the_model_for_hospitals_it_never_s
 
 
 def test_the_order_of_the_sites_changes_no_bit() -> None:
-    def flipped() -> InProcess:
+    found = []
+    for turned in (False, True):
         runtime = federation(MANY, MANY)
-        runtime.trainers = dict(reversed(runtime.trainers.items()))
-        return runtime
-
-    def values(server: ServerState) -> State:
-        return server.state | {f"extra.{name}": tensor for name, tensor in server.extra.items()}
-
-    one, other = values(run(federation(MANY, MANY))), values(run(flipped()))
+        runtime.trainers = dict(reversed(runtime.trainers.items()) if turned else runtime.trainers.items())
+        server = run(runtime)
+        found.append(server.state | server.extra)
+    one, other = found
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("sizes", [(MANY,), (MANY, LEAST_IMAGES - 1)])
-def test_moments_of_few_images_never_leave_a_site_and_one_site_needs_no_gate(sizes: tuple[int, ...]) -> None:
-    runtime = federation(*sizes)
+def test_moments_follow_the_final_statistics() -> None:
+    runtime = federation(MANY, MANY)
+    runtime.strategy = FedAvg(GROUPS, head="site", normalization="recalibrated")
+    assert runtime.strategy.closing(2) == ("recalibrate", "describe")
     server = run(runtime)
-    assert server.extra == {}
-    replies = exchange(runtime, server, "finish")
-    assert [reply.moments is not None for reply in replies] == [size >= LEAST_IMAGES for size in sizes]
+    expected = {name: trainer.feature_moments(server.state) for name, trainer in runtime.trainers.items()}
+    rows = {name: runtime.site_states[name] for name in "ab"}
+    own = {name: server.extra[f"{name}/own"] for name in "ab"}
+    packed = pack_heads(expected, own, rows)
+    assert all(torch.equal(server.extra[name], packed[name]) for name in server.extra)
+
+
+def test_a_site_without_a_row_of_its_own_tells_nothing_of_its_features() -> None:
+    runtime = federation(MANY, 16)
+    server = run(runtime)
+    replies = exchange(runtime, server, "describe")
+    assert [reply.moments is not None for reply in replies] == [True, False]
+    assert {name.partition("/")[0] for name in server.extra} == {"a"}
+
+
+def test_one_site_needs_no_gate() -> None:
+    assert run(federation(MANY)).extra == {}
 
 
 def test_other_heads_are_refused() -> None:

@@ -277,3 +277,33 @@ def test_the_studies_of_the_repository_can_be_run_as_written(path: Path) -> None
     study = load_study(path)
     assert study.name == path.stem
     assert any(site.role == "training" for site in study.sites.values())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (["name=2026-02-30"], "Expected a YAML value in --set name=2026-02-30"),
+        (["name=../x"], "name: expected a name that a folder can have; found '../x'"),
+        (["name="], "name: "),
+        (["training.rounds=true"], "training.rounds: expected a number; found true"),
+        (["seeds=[true]"], "seeds.0: expected a number; found true"),
+        (["training.optimizer.lr=.inf"], "training.optimizer.lr: expected a finite number; found inf"),
+        (["sites.a.label_policy=zeroes"], "sites.a.label_policy: expected a label policy among ignore, zeros, ones"),
+        (["label_policy=zeroes"], "label_policy: expected a label policy among ignore, zeros, ones"),
+    ],
+)
+def test_a_value_that_yaml_allows_and_a_study_does_not_is_told(values: list[str], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("name: x\nfindings: [Nodule]\nsites: {a: {database: folder, root: a}}\n")
+    load_study(path)
+    with pytest.raises(StudyError) as caught:
+        load_study(path, values)
+    assert words in str(caught.value)
+
+
+def test_paths_may_begin_at_home(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("name: x\nfindings: [Nodule]\nsites: {a: {database: folder, root: ~/a}}\nimages: {cache: ~/c}\n")
+    study = load_study(path)
+    assert study.sites["a"].root == (Path.home() / "a").resolve()
+    assert study.images.cache == (Path.home() / "c").resolve()

@@ -41,7 +41,12 @@ def predict(
     """
     from hilum.study.inference import predict_paths
 
-    done = predict_paths(run, paths, out, arm, site, seed, on_error)
+    try:
+        done = predict_paths(run, paths, out, arm, site, seed, on_error)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "Stopped before predictions.csv was written. Repeat the command: it starts anew."
+        ) from None
     for one in done.left_out:
         typer.echo(f"left out: {one.name}: {one.reason}", err=True)
     typer.echo(f"{done.images} images: {out / 'predictions.csv'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,10 +66,23 @@ def read_table(database: str, path: Path, columns: Iterable[str]) -> pd.DataFram
             f"{database}: expected as many cells in every row of '{path.name}' as in its header ({reason}). "
             "Quote the cells that hold commas."
         ) from None
+    _refuse_repeated(database, path)
     table.columns = table.columns.str.strip()
     _require_columns(database, path.name, list(table.columns), columns)
     table.index = pd.RangeIndex(2, 2 + len(table))
     return table.dropna(how="all")
+
+
+def _refuse_repeated(database: str, path: Path) -> None:
+    """pandas would rename the second of two columns of one name."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = [name.strip() for name in next(csv.reader(file, skipinitialspace=True), [])]
+    repeated = sorted({name for name in header if name and header.count(name) > 1})
+    if repeated:
+        raise DataError(
+            f"{database}: expected every column of '{path.name}' once; found {', '.join(repeated)} more than once. "
+            "Keep one of each."
+        )
 
 
 def _require_columns(database: str, file: str, found: list[str], expected: Iterable[str]) -> None:

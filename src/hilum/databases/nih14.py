@@ -147,11 +147,22 @@ def _labels(raw: pd.Series) -> pd.DataFrame:
     known = np.zeros((len(texts), len(columns)))
     for row, text in enumerate(texts):
         for name in text.split("|"):
-            finding = finding_of(NAME, name)
+            finding = _finding(name)
             if finding not in columns:
-                raise DataError(f"{NAME}: expected one of its 14 findings; found '{name}'. Correct the label file.")
+                rows = layout.rows_of(raw.fillna("") == text)
+                raise DataError(
+                    f"{NAME}: expected one of its 14 findings; found '{name}' under '{raw.name}' in the rows {rows}. "
+                    "Correct the label file."
+                )
             known[row, columns.index(finding)] = 1
     return pd.DataFrame(known[codes], columns=columns)
+
+
+def _finding(name: str) -> str | None:
+    try:
+        return finding_of(NAME, name)
+    except DataError:
+        return None
 
 
 def _read_boxes(root: Path, listed: pd.Series, kept: pd.Series) -> tuple[pd.DataFrame, list[Problem]]:

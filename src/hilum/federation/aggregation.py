@@ -29,7 +29,10 @@ def row_weights(counts: Sequence[LabelCounts], tau: float, weighting: str = "kno
 
 
 def own_rows(counts: LabelCounts) -> NDArray[np.bool_]:
-    """Return the findings (C,) of which a site can teach a row of its own: ``OWN_EVIDENCE`` or more of n⁺ n⁻ / n."""
+    """Return the findings (C,) of which a site can teach a row of its own: n⁺ n⁻ / n of ``OWN_EVIDENCE`` or more.
+
+    That takes at least four times as many labelled images.
+    """
     return label_contrast(counts.known, counts.positive) >= OWN_EVIDENCE
 
 

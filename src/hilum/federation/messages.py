@@ -1,4 +1,4 @@
-"""What crosses between a server and a site: tensors and counts, never images or ids."""
+"""What crosses between a server and a site: tensors, counts and feature moments, never images or ids."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def counts_of(examples: Examples) -> LabelCounts:
 
 @dataclass(frozen=True)
 class Task:
-    """What a server asks of a site: 'train' a round from ``state``, or 'finish' with the final ``state``."""
+    """What a server asks of a site: 'train' a round from ``state``, or, with the final state, a closing task.
+
+    'recalibrate': estimate normalization statistics anew. 'describe': tell the moments of the features.
+    """
 
     kind: str
     round: int
@@ -43,7 +46,7 @@ class Task:
 class Reply:
     """A site's answer: its state, its label counts, its mean training loss and the updates it made.
 
-    ``moments``: of the features of its images, with the final model only.
+    ``moments``: of the features of its images, in the reply to 'describe'.
     """
 
     site: str

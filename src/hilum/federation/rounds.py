@@ -62,9 +62,9 @@ def run_rounds(
             }
         )
         save_checkpoint(directory, server, runtime)
-    if strategy.finishes:
-        task = Task("finish", server.round, server.state, prior)
-        server = strategy.finish_at_server(server, _exchange(runtime, task))
+    for kind in strategy.closing(len(runtime.sites())):
+        task = Task(kind, server.round, server.state, prior)
+        server = strategy.close_at_server(kind, server, _exchange(runtime, task))
     return server
 
 

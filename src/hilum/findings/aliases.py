@@ -40,5 +40,5 @@ def finding_of(database: str, name: str) -> str:
     except KeyError:
         raise DataError(
             f"{database}: expected a finding of the vocabulary or one of its aliases; found '{name}'. "
-            "Add the alias to hilum/findings/aliases.py, or correct the label file."
+            "Correct the label file; 'hilum list findings' names the vocabulary."
         ) from None

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from hilum.models.pooling.base import Pooling
 
 SHRINKAGE = 0.1
-LEAST_IMAGES = 20
+GATE = ("gate.weight", "gate.bias")
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class FeatureMoments:
         return cls(len(rows), rows.mean(0), rows.T @ rows / len(rows))
 
 
-def gate_of(moments: Sequence[FeatureMoments]) -> dict[str, Tensor]:
-    """Return the linear discriminant between hospitals with equal priors: ``gate.weight`` (K, D), ``gate.bias`` (K,).
+def gate_of(moments: Sequence[FeatureMoments]) -> tuple[Tensor, Tensor]:
+    """Return the linear discriminant between hospitals with equal priors: weights (K, D) and biases (K,).
 
-    The covariance within the hospitals is pooled from their moments, so it is that of all images together, and
+    The covariance within the hospitals is pooled from their moments, so it is that of all their images together, and
     shrunk towards a multiple of the identity by ``SHRINKAGE``.
     """
     means = np.stack([m.mean for m in moments])
@@ -45,38 +45,59 @@ def gate_of(moments: Sequence[FeatureMoments]) -> dict[str, Tensor]:
     scale = max(float(np.trace(within)) / size, 1e-12)
     weight = np.linalg.solve((1 - SHRINKAGE) * within + SHRINKAGE * scale * np.eye(size), means.T).T
     bias = -0.5 * (weight * means).sum(1)
-    return {"gate.weight": torch.from_numpy(weight).float(), "gate.bias": torch.from_numpy(bias).float()}
+    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+
+
+def pack_heads(
+    moments: Mapping[str, FeatureMoments], own: Mapping[str, Tensor], rows: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Return the tensors of ``SiteHeads``: what each hospital, by name, tells of its features, rows and head."""
+    sites = sorted(moments)
+    weights, biases = gate_of([moments[site] for site in sites])
+    tensors: dict[str, Tensor] = {}
+    for k, site in enumerate(sites):
+        parts = {"gate.weight": weights[k], "gate.bias": biases[k], "own": own[site], **rows[site]}
+        tensors |= {f"{site}/{name}": tensor for name, tensor in parts.items()}
+    return tensors
 
 
 class SiteHeads(nn.Module):
     """Mixture of the hospitals' heads for an image of unknown origin.
 
     P(y_c | x) = Σ_k P(k | x) σ(s_kc(x)) over the hospitals k that have a row of their own for finding c; P(k | x) is
-    the posterior of ``gate_of``. ``tensors``: ``gate.weight``, ``gate.bias``, ``own`` (K, C), and
-    ``rows.<name>`` (K, …) of every tensor of head and pooling that has a row a finding.
+    the posterior of ``gate_of``. Of a finding of which none has its own row, all hold the same one. ``tensors``: of
+    ``pack_heads``. ``home``: the hospital that the images come from; its own rows stand alone. Raises ``KeyError``
+    for an absent tensor.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], home: str | None = None) -> None:
         super().__init__()
-        self.tensors = dict(tensors)
+        sites = sorted({name.partition("/")[0] for name in tensors})
+        self.gate = tuple(torch.stack([tensors[f"{site}/{part}"] for site in sites]) for part in GATE)
+        self.rows = [{n.partition("/")[2]: t for n, t in tensors.items() if n.startswith(f"{site}/")} for site in sites]
+        own = torch.stack([tensors[f"{site}/own"] for site in sites])
+        if home in sites:
+            at_home = torch.tensor([site == home for site in sites])[:, None]
+            own = torch.where(own[sites.index(home)], at_home, own)
+        self.speaks = own | ~own.any(0)
 
     def forward(self, features: Tensor, head: nn.Module, pooling: Pooling) -> tuple[Tensor, Tensor]:
         """Return logits (B, C) and maps (B, C, h, w) of features (B, D, h, w)."""
         shares = self.shares(features)
-        rows = {name[len("rows.") :]: t for name, t in self.tensors.items() if name.startswith("rows.")}
         probabilities, maps = torch.zeros(()), torch.zeros(())
-        for k in range(shares.shape[1]):
-            cells = functional_call(head, _part(rows, "head.", k), (features,))
-            logits, heat = functional_call(pooling, _part(rows, "pooling.", k), (cells, features))
+        for k, rows in enumerate(self.rows):
+            cells = functional_call(head, _part(rows, "head."), (features,))
+            logits, heat = functional_call(pooling, _part(rows, "pooling."), (cells, features))
             probabilities = probabilities + shares[:, k] * logits.sigmoid()
             maps = maps + shares[:, k, :, None, None] * heat
         return torch.logit(probabilities, eps=1e-6), maps
 
     def shares(self, features: Tensor) -> Tensor:
-        """Return P(k | x) among the hospitals that own a row of finding c: (B, K, C)."""
-        scores = features.mean((2, 3)) @ self.tensors["gate.weight"].T + self.tensors["gate.bias"]
-        return torch.where(self.tensors["own"] > 0, scores[:, :, None], -torch.inf).softmax(1)
+        """Return P(k | x) among the hospitals that speak of finding c: (B, K, C)."""
+        weight, bias = self.gate
+        scores = features.mean((2, 3)) @ weight.T + bias
+        return torch.where(self.speaks, scores[:, :, None], -torch.inf).softmax(1)
 
 
-def _part(rows: Mapping[str, Tensor], prefix: str, k: int) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: tensor[k] for name, tensor in rows.items() if name.startswith(prefix)}
+def _part(rows: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in rows.items() if name.startswith(prefix)}

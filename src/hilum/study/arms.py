@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hilum.errors import StudyError
+from hilum.errors import RunError, StudyError
 from hilum.federation.rounds import RoundsPlan, last_round, run_rounds
 from hilum.federation.runtimes.in_process import InProcess
 from hilum.federation.strategies import STRATEGIES
@@ -23,10 +23,11 @@ from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.spec import Study
 from hilum.training.loop import LocalTrainer, TrainingPlan
 from hilum.training.optimizers import OptimizerPlan
-from hilum.training.state import State, copy_state, load_state, save_state
+from hilum.training.state import State, copy_state, load_facts, load_state, save_state
 
 WEIGHTS = "model.safetensors"
 SITE_HEADS = "site_heads.safetensors"
+TRAIN_AGAIN = "Remove the folder and run the study again with --resume."
 
 
 def model_keys(study: Study, sites: Sequence[Site]) -> Iterator[ModelKey]:
@@ -97,7 +98,8 @@ def train_model(
             save_state(run.model(key) / f"site_{name}.safetensors", state)
     if server.extra:
         save_state(run.model(key) / SITE_HEADS, server.extra)
-    save_state(run.model(key) / WEIGHTS, server.state, {"hilum": key.path.as_posix()})
+    beside = sorted(path.name for path in run.model(key).glob("*.safetensors"))
+    save_state(run.model(key) / WEIGHTS, server.state, {"model": key.path.as_posix(), "beside": beside})
 
 
 def participants(key: ModelKey, sites: Sequence[Site]) -> dict[str, list[Site]]:
@@ -130,16 +132,22 @@ def training_plan(study: Study, group: int, precision: str) -> TrainingPlan:
 def load_model(study: Study, run: RunDirectory, key: ModelKey, site: str | None = None) -> LocalizingClassifier:
     """Return a trained model, with what it keeps at ``site``: statistics, head rows.
 
-    Elsewhere the rows of every hospital stand side by side (``SiteHeads``), where the model has rows of hospitals.
+    Where hospitals have rows of their own, those of the others speak of what ``site`` has no row for. Raises
+    ``RunError`` where a file of the model is absent or damaged.
     """
-    model = new_model(study, key.seed)
-    state: State = load_state(run.model(key) / WEIGHTS)
-    kept = run.model(key) / f"site_{site}.safetensors"
-    if site is not None and kept.is_file():
-        state |= load_state(kept)
-    elif (run.model(key) / SITE_HEADS).is_file():
-        model.site_heads = SiteHeads(load_state(run.model(key) / SITE_HEADS))
-    model.load_state_dict(state)
+    model, folder = new_model(study, key.seed), run.model(key)
+    state: State = load_state(folder / WEIGHTS)
+    for name in load_facts(folder / WEIGHTS).get("beside", []):
+        if not (folder / name).is_file():
+            raise RunError(f"Expected {folder / name} beside the weights; the file is absent. {TRAIN_AGAIN}")
+    try:
+        if site is not None and (folder / f"site_{site}.safetensors").is_file():
+            state |= load_state(folder / f"site_{site}.safetensors")
+        if (folder / SITE_HEADS).is_file():
+            model.site_heads = SiteHeads(load_state(folder / SITE_HEADS), site)
+        model.load_state_dict(state, strict=True)
+    except (KeyError, RuntimeError):
+        raise RunError(f"Expected weights of the study's model in {folder}; found others. {TRAIN_AGAIN}") from None
     return model.eval()
 
 

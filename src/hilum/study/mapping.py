@@ -31,4 +31,7 @@ class _Loader(yaml.SafeLoader):
 
 def read_yaml(text: str) -> Any:
     """Return the content of YAML; raises ``yaml.YAMLError``, as ``Repeated`` where a key stands twice."""
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except ValueError as error:  # a date that no calendar has
+        raise yaml.YAMLError(f"{error}. Write it in quotes if it is text.") from None

@@ -20,6 +20,7 @@ EXPECTED = {
     "list_type": "a list",
     "dict_type": "a mapping of names",
     "path_type": "a path",
+    "finite_number": "a finite number",
     "greater_than": "a number above {gt}",
     "greater_than_equal": "a number of at least {ge}",
     "less_than": "a number below {lt}",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hilum.databases import DATABASES
 from hilum.errors import HilumError, StudyError
@@ -21,14 +21,23 @@ from hilum.training.losses import LOSSES
 
 GIVEN = ("channels", "findings")  # what a pooling gets from the model
 ARMS = ("local", "pooled", "federated")
+
+
+def _no_truth(value: Any) -> Any:
+    """Refuse true and false where a number belongs: Python would take them as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number; found {str(value).lower()}")
+    return value
+
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1), BeforeValidator(_no_truth)]
 
 
 class Section(BaseModel):
     """A part of the study file; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SiteSpec(Section):
@@ -44,6 +53,11 @@ class SiteSpec(Section):
     @classmethod
     def _known_database(cls, name: str) -> str:
         return _named(DATABASES, name)
+
+    @field_validator("label_policy")
+    @classmethod
+    def _known_policy(cls, name: str | None) -> str | None:
+        return None if name is None else _policy(name)
 
 
 class ImagesSpec(Section):
@@ -181,7 +195,7 @@ class Study(Section):
     findings: Annotated[list[str], Field(min_length=1)]
     sites: Annotated[dict[str, SiteSpec], Field(min_length=1)]
     arms: Annotated[list[Literal["local", "pooled", "federated"]], Field(min_length=1)] = list(ARMS)  # type: ignore[arg-type]
-    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Annotated[int, BeforeValidator(_no_truth)]], Field(min_length=1)] = [0]
     label_policy: str = "ignore"
     images: ImagesSpec = ImagesSpec()
     split: SplitSpec = SplitSpec()
@@ -220,12 +234,18 @@ class Study(Section):
             raise ValueError("expected at least one site with the role 'training'; found none")
         return sites
 
-    @model_validator(mode="after")
-    def _policies(self) -> Study:
-        for policy in (self.label_policy, *(s.label_policy for s in self.sites.values() if s.label_policy)):
-            if policy not in LABEL_POLICIES:
-                raise ValueError(f"expected a label policy among {', '.join(LABEL_POLICIES)}; found '{policy}'")
-        return self
+    @field_validator("label_policy")
+    @classmethod
+    def _known_policy(cls, name: str) -> str:
+        return _policy(name)
+
+    @field_validator("name")
+    @classmethod
+    def _usable_name(cls, name: str) -> str:
+        """The name is the run's folder where no other is given."""
+        if not name.strip() or name in (".", "..") or set(name) & set('/\\:*?"<>|'):
+            raise ValueError(f"expected a name that a folder can have; found '{name}'")
+        return name
 
 
 def load_study(path: Path, overrides: list[str] | None = None, folder: Path | None = None) -> Study:
@@ -238,11 +258,15 @@ def load_study(path: Path, overrides: list[str] | None = None, folder: Path | No
         _override(content, override)
     study = parse_study(content, str(path))
     folder = folder.resolve() if folder else path.resolve().parent
-    sites = {n: s.model_copy(update={"root": (folder / s.root).resolve()}) for n, s in study.sites.items()}
+    sites = {n: s.model_copy(update={"root": _resolved(folder, s.root)}) for n, s in study.sites.items()}
     images = study.images
     if images.cache is not None:
-        images = images.model_copy(update={"cache": (folder / images.cache).resolve()})
+        images = images.model_copy(update={"cache": _resolved(folder, images.cache)})
     return study.model_copy(update={"sites": sites, "images": images})
+
+
+def _resolved(folder: Path, path: Path) -> Path:
+    return (folder / path.expanduser()).resolve()
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -301,6 +325,13 @@ def _checked(check: Any, name: str) -> str:
         return str(check(name))
     except HilumError as error:
         raise ValueError(str(error)) from None
+
+
+def _policy(name: str) -> str:
+    if name not in LABEL_POLICIES:
+        known = list(LABEL_POLICIES)
+        raise ValueError(f"expected a label policy among {', '.join(known)}; found '{name}'.{suggestion(name, known)}")
+    return name
 
 
 def _with_options(registry: Any, value: NamedOptions) -> NamedOptions:

@@ -14,7 +14,7 @@ from torch import Tensor
 from hilum.errors import TrainingError
 from hilum.images.augmentation import Augmentation
 from hilum.models.classifier import LocalizingClassifier
-from hilum.models.site_heads import LEAST_IMAGES, FeatureMoments
+from hilum.models.site_heads import FeatureMoments
 from hilum.randomness import numpy_generator, torch_generator
 from hilum.sites.examples import Examples
 from hilum.training.losses import LOSSES
@@ -143,10 +143,8 @@ class LocalTrainer:
         estimate_norm_stats(self.model, images, self.plan.precision)
         return copy_state(self.model)
 
-    def feature_moments(self, state: State) -> FeatureMoments | None:
-        """Return the moments of this participant's training images under ``state``; None where they are too few."""
-        if len(self.train_examples) < LEAST_IMAGES:
-            return None
+    def feature_moments(self, state: State) -> FeatureMoments:
+        """Return the moments of this participant's training images under ``state``, of at most ``MOMENT_IMAGES``."""
         self.model.load_state_dict(state)
         self.model.eval()
         features = []

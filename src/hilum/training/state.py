@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,11 +23,13 @@ def copy_state(module: nn.Module) -> State:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
-def save_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a state as safetensors, whole or not at all. Raises ``RunError`` when the disk is full."""
+def save_state(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
+    """Write a state as safetensors, with facts, whole or not at all. Raises ``RunError`` when the disk is full."""
     from safetensors.torch import save
 
-    write_atomically(path, save({k: v.contiguous() for k, v in state.items()}, dict(metadata or {})))
+    write_atomically(
+        path, save({k: v.contiguous() for k, v in state.items()}, {"hilum": json.dumps(dict(facts or {}))})
+    )
 
 
 def load_state(path: Path) -> State:
@@ -41,6 +45,17 @@ def load_state(path: Path) -> State:
             f"Expected safetensors in {path}; could not read it ({error}). Remove the file and run the study "
             "again with --resume."
         ) from error
+
+
+def load_facts(path: Path) -> dict[str, Any]:
+    """Return the facts that ``save_state`` wrote beside the tensors; raises ``RunError`` as ``load_state`` does."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(json.loads((file.metadata() or {}).get("hilum", "{}")))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RunError(f"Expected safetensors in {path}; could not read it ({error}).") from error
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
@@ -69,6 +84,6 @@ def write_atomically(path: Path, data: bytes) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(
                 f"Expected {len(data) / 2**20:.1f} MiB of free space for {path}; the disk is full. "
-                "What was computed is kept: free some space and run the study again with --resume."
+                "What was computed is kept: free some space and repeat the command (hilum study: with --resume)."
             ) from error
         raise RunError(f"Expected to write {path}; the system says: {error.strerror or error}.") from error

@@ -13,7 +13,8 @@ NORMALIZATION_POLICIES = {
 
 HEADS = {
     "shared": "every hospital uses the same head rows",
-    "site": "a hospital that has both classes of a finding uses its own row (FedPer); the server keeps their average",
+    "site": "a hospital that has both classes of a finding keeps its own row (FedPer); an image elsewhere meets those "
+    "of the hospitals that it looks like",
 }
 
 WEIGHTINGS = {

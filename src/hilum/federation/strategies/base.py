@@ -13,8 +13,8 @@ from hilum.training.state import State
 class Strategy(Protocol):
     """A federated algorithm. It knows no runtime, no disk and no metric; what it must remember it returns."""
 
-    finishes: bool
-    """Whether the sites get the final model once more, after the last round."""
+    def closing(self, sites: int) -> tuple[str, ...]:
+        """Return the kinds of task that follow the last round, in order, in a federation of so many sites."""
 
     def model_at_site(self, state: State, site_state: State, trainer: LocalTrainer) -> State:
         """Return the weights that a site computes with: the server's, with what the site keeps."""
@@ -25,5 +25,5 @@ class Strategy(Protocol):
     def at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
         """Do the server's half of a round: (server state, replies) → server state."""
 
-    def finish_at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
-        """Take what the replies to the final model hold; the round does not change."""
+    def close_at_server(self, kind: str, server: ServerState, replies: Sequence[Reply]) -> ServerState:
+        """Take what the replies to a closing task hold; no weight changes, and no round passes."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from hilum.errors import StudyError
@@ -13,7 +12,7 @@ from hilum.federation.aggregation import aggregate, in_canonical_order, own_rows
 from hilum.federation.messages import Reply, ServerState, Task, counts_of
 from hilum.federation.strategies import HEADS, NORMALIZATION_POLICIES, WEIGHTINGS
 from hilum.models.classifier import StateGroup
-from hilum.models.site_heads import gate_of
+from hilum.models.site_heads import pack_heads
 from hilum.training.loop import LocalTrainer
 from hilum.training.state import State
 
@@ -45,10 +44,10 @@ class FedAvg:
         if self.head not in HEADS:
             raise StudyError(f"Expected federation.head among {', '.join(HEADS)}; found '{self.head}'.")
 
-    @property
-    def finishes(self) -> bool:
-        """Whether the sites get the final model once more: to estimate statistics, or to put their own rows into it."""
-        return self.normalization == "recalibrated" or self.head == "site"
+    def closing(self, sites: int) -> tuple[str, ...]:
+        """Return the tasks after the last round: new statistics first, then the features that they give."""
+        recalibrate = ("recalibrate",) if self.normalization == "recalibrated" else ()
+        return recalibrate + (("describe",) if self.head == "site" and sites > 1 else ())
 
     def model_at_site(self, state: State, site_state: State, trainer: LocalTrainer) -> State:
         """Return the server's weights with the site's statistics, and of the head the site's own rows."""
@@ -62,10 +61,12 @@ class FedAvg:
         """Do the site's half of a round: (task, site state) → (reply, site state)."""
         counts = counts_of(trainer.train_examples)
         start = self.model_at_site(task.state, site_state, trainer)
-        if task.kind == "finish":
-            state = trainer.recalibrate(start) if self.normalization == "recalibrated" else start
-            moments = trainer.feature_moments(task.state) if self.head == "site" else None
-            return Reply(trainer.name, task.round, state, counts, moments=moments), self._kept(state)
+        if task.kind == "recalibrate":
+            state = trainer.recalibrate(start)
+            return Reply(trainer.name, task.round, state, counts), self._kept(state)
+        if task.kind == "describe":
+            moments = trainer.feature_moments(task.state) if own_rows(counts).any() else None
+            return Reply(trainer.name, task.round, start, counts, moments=moments), self._kept(start)
         fit = trainer.fit(start, task.round, task.global_prior)
         reply = Reply(trainer.name, task.round, fit.state, counts, fit.loss, fit.updates)
         return reply, self._kept(fit.state)
@@ -77,25 +78,23 @@ class FedAvg:
         state = aggregate(server.state, states, counts, self.groups, self.tau, self.weighting)
         return ServerState(server.round + 1, state, server.extra)
 
-    def finish_at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
-        """Take recalibrated statistics of the mixture of sites, and the heads of the sites; no weight changes."""
-        extra = server.extra | (self._site_heads(replies) if self.head == "site" else {})
-        if self.normalization != "recalibrated":
-            return ServerState(server.round, server.state, extra)
+    def close_at_server(self, kind: str, server: ServerState, replies: Sequence[Reply]) -> ServerState:
+        """Take the statistics of the mixture of sites, or the heads of the sites; no weight changes."""
+        if kind == "describe":
+            return ServerState(server.round, server.state, server.extra | self._site_heads(replies))
         states, counts = in_canonical_order([reply.state for reply in replies], [reply.counts for reply in replies])
         stats = pooled_norm_stats(states, self.groups, site_weights(counts, self.tau, self.weighting))
-        return ServerState(server.round, server.state | stats, extra)
+        return ServerState(server.round, server.state | stats, server.extra)
 
     def _site_heads(self, replies: Sequence[Reply]) -> State:
-        """Return the tensors of ``SiteHeads``; none where fewer than two sites have rows of their own."""
-        chosen = sorted((r for r in replies if r.moments and own_rows(r.counts).any()), key=lambda r: r.site)
-        if len(chosen) < 2:
+        """Return the tensors of ``SiteHeads``; none where no site has rows of its own."""
+        moments = {reply.site: reply.moments for reply in replies if reply.moments is not None}
+        if not moments:
             return {}
-        own = torch.from_numpy(np.stack([own_rows(reply.counts) for reply in chosen])).float()
-        own[:, own.sum(0) == 0] = 1.0  # nobody's own: all hold the shared row
         names = [name for name, group in self.groups.items() if group == "head"]
-        rows = {f"rows.{name}": torch.stack([reply.state[name] for reply in chosen]) for name in names}
-        return gate_of([r.moments for r in chosen if r.moments]) | {"own": own} | rows
+        rows = {reply.site: {name: reply.state[name] for name in names} for reply in replies}
+        own = {reply.site: torch.from_numpy(own_rows(reply.counts)) for reply in replies}
+        return pack_heads(moments, own, rows)
 
     def _kept(self, state: State) -> State:
         kept = {"norm_stats": self.normalization == "site", "head": self.head == "site"}
