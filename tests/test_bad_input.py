@@ -106,7 +106,7 @@ def test_site_with_one_training_image(study: Path) -> None:
     """It trains; it has no test patient, so nobody is tested there."""
     edit(study.parent / "south", lambda t: t[t["split"] == "train"].iloc[:1])
     assert run(study).status == 0
-    assert {r["site"] for r in records(study)} == {"north", "east"}
+    assert {r["site"] for r in records(study)} == {"north", "east", "macro"}
     sites = {s["name"]: s for s in json.loads((study.parent / "run/sites.json").read_text())}
     assert sites["south"]["splits"]["test"] == {"images": 0, "patients": 0}
 
