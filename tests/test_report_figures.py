@@ -218,6 +218,12 @@ def test_cells_that_see_the_whole_input_are_told(run: RunDirectory, field: int |
     assert any("may draw on the whole image" in s for s in summarise(changed, Results(changed)).cautions) == told
 
 
+@pytest.mark.parametrize(("head", "told"), [("site", True), ("shared", False), (None, False)])
+def test_heads_of_the_hospitals_are_told(run: RunDirectory, head: str | None, told: bool) -> None:
+    changed = replace(run, study=f"federation: {{head: {head}}}" if head else "name: x")
+    assert any("head rows of its own" in s for s in summarise(changed, Results(changed)).cautions) == told
+
+
 def test_overlay_colours_only_where_the_map_is_warm() -> None:
     grey = Image.new("L", (80, 60), 128)
     cold = np.asarray(heatmaps.overlay(grey, np.zeros((4, 4), np.float32)))

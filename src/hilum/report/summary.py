@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import yaml
+
 from hilum.report.cohorts import label_spaces, one_class_sites
 from hilum.report.numbers import count, difference, listing, plural, score
 from hilum.report.read import MACRO, RunDirectory, SiteFacts
@@ -180,6 +182,12 @@ def _cautions(run: RunDirectory, results: Results) -> list[str]:
         notes.append(
             f"A cell of a heat map sees {count(field)} px and the network's square has {count(size)} px: every cell "
             "may draw on the whole image, so that a hot cell does not prove that the finding lies there."
+        )
+    if "federated" in run.run.arms and yaml.safe_load(run.study).get("federation", {}).get("head") == "site":
+        notes.append(
+            "In the federated arm a hospital keeps head rows of its own: there its figures are of a personalized model, "
+            "which the pooled arm is not. An image from elsewhere meets the rows of the hospitals that it looks like, so "
+            "how strong its map is depends on the whole image."
         )
     if len(run.run.seeds) < 3:
         notes.append(f"Only {plural(len(run.run.seeds), 'seed')}: how much training itself varies is hardly covered.")
