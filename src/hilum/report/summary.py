@@ -185,9 +185,9 @@ def _cautions(run: RunDirectory, results: Results) -> list[str]:
         )
     if "federated" in run.run.arms and yaml.safe_load(run.study).get("federation", {}).get("head") == "site":
         notes.append(
-            "In the federated arm a hospital keeps head rows of its own: there its figures are of a personalized model, "
-            "which the pooled arm is not. An image from elsewhere meets the rows of the hospitals that it looks like, so "
-            "how strong its map is depends on the whole image."
+            "In the federated arm a hospital keeps head rows of its own: its figures there are of a personalized "
+            "model, which the pooled arm is not. An image from elsewhere meets the rows of the hospitals that it looks "
+            "like, so how strong its map is depends on the whole image."
         )
     if len(run.run.seeds) < 3:
         notes.append(f"Only {plural(len(run.run.seeds), 'seed')}: how much training itself varies is hardly covered.")
