@@ -28,7 +28,7 @@ def save_state(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]
     from safetensors.torch import save
 
     write_atomically(
-        path, save({k: v.contiguous() for k, v in state.items()}, {"hilum": json.dumps(dict(facts or {}))})
+        path, save({k: v.contiguous() for k, v in state.items()}, {"facts": json.dumps(dict(facts or {}))})
     )
 
 
@@ -53,7 +53,7 @@ def load_facts(path: Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, "pt") as file:
-            return dict(json.loads((file.metadata() or {}).get("hilum", "{}")))
+            return dict(json.loads((file.metadata() or {}).get("facts", "{}")))
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(f"Expected safetensors in {path}; could not read it ({error}).") from error
 
