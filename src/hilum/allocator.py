@@ -14,7 +14,8 @@ def keep_freed_memory() -> bool:
     """Let glibc reuse freed blocks instead of returning them to the system; return whether it took the setting.
 
     By default every activation map is mapped, zeroed page by page and unmapped again: with the setting a CPU training
-    loop is 1.3 times and inference 3 times as fast (``benchmarks/allocator.py``). Other C libraries are left as they are.
+    loop is 1.3 times and inference 3 times as fast (``benchmarks/allocator.py``). Other C libraries are
+    left as they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
