@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hilum.databases import DATABASES
-from hilum.databases.manifest import IMAGE_COLUMNS, Card, Manifest
+from hilum.databases import DATABASES, rle
+from hilum.databases.manifest import IMAGE_COLUMNS, VIEWS, Card, Manifest
 from hilum.errors import DataError
 
-ONE_IMAGE_A_PATIENT = {"shenzhen", "tbx11k"}
-POSITIVES_ONLY = {"hannover"}
-WITH_BOXES = {"nih14", "tbx11k", "folder", "phantom"}
+ONE_IMAGE_A_PATIENT = {"shenzhen", "montgomery", "tbx11k", "rsna", "siim", "vindr", "aiforcovid"}
+POSITIVES_ONLY = {"hannover", "brixia"}
+SIZES_FROM_IMAGES = {"folder", "phantom"}
+FROM_FILE_NAMES = {"shenzhen", "kermany", "montgomery"}
+WITH_BOXES = {"nih14", "tbx11k", "folder", "phantom", "rsna", "vindr"}
+WITH_MASKS = {"folder", "phantom", "siim", "chexlocalize", "montgomery"}
 
 
 def load(name):
@@ -63,7 +66,7 @@ def test_columns_and_values(replica):
     assert tuple(images.columns) == IMAGE_COLUMNS
     for column in ("image_id", "path", "patientid"):
         assert all(isinstance(value, str) and value for value in images[column])
-    assert set(images["view"].dropna()) <= {"PA", "AP", "LATERAL"}
+    assert set(images["view"].dropna()) <= set(VIEWS)
     assert set(images["official_split"].dropna()) <= {"train", "val", "test"}
     assert set(images["sex_male"].dropna()) <= {0.0, 1.0}
     assert images["age_years"].dropna().between(0, 120).all()
@@ -99,6 +102,38 @@ def test_boxes_lie_on_positive_images(replica):
     for box in boxes.itertuples():
         if box.finding in labels:
             assert labels.loc[box.image_id, box.finding] in (1, -1)
+
+
+def test_masks_are_files_or_runs_that_fill_their_frame(replica):
+    name, _, root, manifest = replica
+    masks = manifest.masks
+    assert bool(len(masks)) == (name in WITH_MASKS)
+    assert set(masks["image_id"]) <= set(manifest.images["image_id"])
+    for mask in masks.itertuples():
+        if isinstance(mask.path, str):
+            assert (root / mask.path).is_file()
+        else:
+            assert rle.decode(mask.rle, int(mask.width), int(mask.height)).any()
+
+
+def test_extra_has_a_row_an_image(replica):
+    _, _, _, manifest = replica
+    if len(manifest.extra.columns):
+        assert list(manifest.extra.index) == list(range(len(manifest)))
+
+
+def test_labels_only_reads_the_same_without_images(replica, tmp_path):
+    name, database, _, manifest = replica
+    if name in FROM_FILE_NAMES:
+        pytest.skip("its labels are names of image files")
+    database.write_replica(tmp_path)
+    for path in manifest.paths():
+        (tmp_path / path.relative_to(manifest.root)).unlink()
+    again = database.read(tmp_path, labels_only=True)
+    assert list(again.images["image_id"]) == list(manifest.images["image_id"])
+    assert again.labels.equals(manifest.labels)
+    if name not in SIZES_FROM_IMAGES:
+        assert len(again.boxes) == len(manifest.boxes)
 
 
 def test_official_split_keeps_patients_together(replica):

@@ -50,8 +50,8 @@ def read_masks(database: str, root: Path, images: pd.Series) -> tuple[pd.DataFra
     present = layout.on_disk(root, list(table["path"]))
     reasons = (f"the mask '{path}' is not on disk; it is left out" for path in table["path"][~present])
     problems += layout.listed(MASKS, table.index[~present], reasons, "masks are not on disk", "mask not on disk")
-    table = table[present].rename(columns={"image": "image_id"})
-    return table[list(MASK_COLUMNS)].reset_index(drop=True), problems
+    table = table[present].rename(columns={"image": "image_id"}).reindex(columns=list(MASK_COLUMNS))
+    return table.reset_index(drop=True), problems
 
 
 def _of_images(database: str, file: str, table: pd.DataFrame, images: pd.Series) -> tuple[pd.DataFrame, list[Problem]]:

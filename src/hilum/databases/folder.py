@@ -11,20 +11,19 @@ from PIL import Image, ImageDraw
 
 from hilum.databases import layout
 from hilum.databases.annotations import BOXES, MASKS, read_boxes, read_masks
-from hilum.databases.manifest import Card, Manifest, Problem
+from hilum.databases.manifest import VIEWS, Card, Manifest, Problem
 from hilum.databases.replica import save_radiograph
 from hilum.errors import DataError
 from hilum.findings.aliases import finding_of
 from hilum.findings.vocabulary import FINDINGS
 
 LABELS = "labels.csv"
-OPTIONAL_COLUMNS = ("view", "age_years", "sex_male", "sex", "split")
-VIEWS = ("PA", "AP", "LATERAL")
+OPTIONAL_COLUMNS = ("view", "age_years", "sex_male", "sex", "split", "study", "hospital")
 SPLITS = ("train", "val", "test")
 _SEX = {"M": 1.0, "F": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 
 
-def read_folder(root: Path, database: str = "folder") -> Manifest:
+def read_folder(root: Path, database: str = "folder", labels_only: bool = False) -> Manifest:
     """Read ``labels.csv``, and ``boxes.csv`` and ``masks.csv`` where they exist, under ``root``.
 
     ``image_id`` is the image's path relative to ``root``. ``database`` names the database in errors, in
@@ -36,9 +35,8 @@ def read_folder(root: Path, database: str = "folder") -> Manifest:
     findings, problems = _finding_columns(database, list(table.columns))
     _check_rows(database, table)
     names = layout.relative_paths(database, LABELS, table["image"])
-    present = layout.on_disk(root, list(names))
-    layout.require_images(database, present, root, "the column 'image' names them")
-    problems += layout.absent_problems(LABELS, names, present)
+    present, absent = layout.listed_images(database, root, LABELS, names, "the column 'image' names them", labels_only)
+    problems += absent
     table, names = table[present], names[present]
     ages, age_problems = layout.ages_in_years(LABELS, _optional(table, "age_years"))
     views, view_problems = _views(table)
@@ -51,6 +49,8 @@ def read_folder(root: Path, database: str = "folder") -> Manifest:
             "age_years": ages,
             "sex_male": _sexes(database, table),
             "official_split": _splits(database, table),
+            "studyid": _optional(table, "study"),
+            "hospital": _optional(table, "hospital"),
         }
     )
     labels = pd.DataFrame({f: _labels(database, table[c]) for f, c in findings.items()}).reset_index(drop=True)
@@ -188,9 +188,9 @@ class Folder:
     )
 
     @classmethod
-    def read(cls, root: Path) -> Manifest:
+    def read(cls, root: Path, *, labels_only: bool = False) -> Manifest:
         """Read the folder as ``read_folder`` does."""
-        return read_folder(root, cls.card.name)
+        return read_folder(root, cls.card.name, labels_only)
 
     @classmethod
     def write_replica(cls, root: Path) -> None:

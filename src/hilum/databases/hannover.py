@@ -35,15 +35,13 @@ class Hannover:
     )
 
     @classmethod
-    def read(cls, root: Path) -> Manifest:
+    def read(cls, root: Path, *, labels_only: bool = False) -> Manifest:
         """Read ``data.csv`` and ``png/`` under ``root``; raises ``DataError``."""
         columns = ("image_id", "patient_id", "sex", "view")
         table = layout.read_table(NAME, layout.require_file(NAME, root, TABLE), columns)
         layout.require_values(NAME, TABLE, table, columns[:2])
         paths = "png/" + table["image_id"] + ".png"
-        present = layout.on_disk(root, list(paths))
-        layout.require_images(NAME, present, root, "'png/<image_id>.png'")
-        problems = layout.absent_problems(TABLE, paths, present)
+        present, problems = layout.listed_images(NAME, root, TABLE, paths, "'png/<image_id>.png'", labels_only)
         table = table[present]
         images = layout.image_table(
             {

@@ -44,7 +44,7 @@ class Kermany:
     )
 
     @classmethod
-    def read(cls, root: Path) -> Manifest:
+    def read(cls, root: Path, *, labels_only: bool = False) -> Manifest:
         """Read the images under ``root/chest_xray`` or ``root``; raises ``DataError`` if there are none."""
         base = f"{FOLDER}/" if (root / FOLDER).is_dir() else ""
         rows, problems = [], []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import warnings
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -19,16 +20,16 @@ from hilum.errors import DataError
 SINGLE_PROBLEMS = 20
 OLDEST_YEARS = 120
 CORNERS = ("x0", "y0", "x1", "y1")
-_TEXT_COLUMNS = ("image_id", "path", "patientid", "view", "official_split")
+_NUMBERS = ("age_years", "sex_male")
 
 
 def require_file(database: str, root: Path, *names: str) -> Path:
-    """Return the first of ``names`` that exists under ``root``; raises ``DataError`` if none does."""
+    """Return the first of ``names`` under ``root``, as it is, as .gz or as .zip; raises ``DataError`` if none is."""
     if not root.is_dir():
         raise DataError(f"{database}: expected a folder at '{root}'; found none. Correct the path of the site.")
     for name in names:
-        if (root / name).is_file():
-            return root / name
+        if path := find_file(root, name):
+            return path
     found = ", ".join(sorted(entry.name for entry in os.scandir(root))[:8]) or "nothing"
     expected = " or ".join(f"'{name}'" for name in names)
     raise DataError(
@@ -37,8 +38,13 @@ def require_file(database: str, root: Path, *names: str) -> Path:
     )
 
 
+def find_file(root: Path, name: str) -> Path | None:
+    """Return ``root/name``, or the same compressed to .gz or .zip, or None where there is neither."""
+    return next((p for p in (root / f"{name}{end}" for end in ("", ".gz", ".zip")) if p.is_file()), None)
+
+
 def read_table(database: str, path: Path, columns: Iterable[str]) -> pd.DataFrame:
-    """Read a CSV as text; the index is the row in the file, where the header is row 1.
+    """Read a CSV (also .gz, .zip) as text; the index is the row in the file, where the header is row 1.
 
     Blank cells are NaN. Raises ``DataError`` for a missing column (with the nearest one found), a file
     that is not UTF-8, not separated by commas, ragged or empty.
@@ -58,6 +64,11 @@ def read_table(database: str, path: Path, columns: Iterable[str]) -> pd.DataFram
         raise DataError(
             f"{database}: expected '{path.name}' in UTF-8; found another encoding. Save it as UTF-8."
         ) from None
+    except (OSError, EOFError, BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{database}: expected to read '{path.name}'; found that it is damaged or not readable ({error}). "
+            "Download it again."
+        ) from None
     except pd.errors.EmptyDataError:
         raise DataError(f"{database}: expected a header in '{path.name}'; found an empty file.") from None
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
@@ -75,8 +86,8 @@ def read_table(database: str, path: Path, columns: Iterable[str]) -> pd.DataFram
 
 def _refuse_repeated(database: str, path: Path) -> None:
     """pandas would rename the second of two columns of one name."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = [name.strip() for name in next(csv.reader(file, skipinitialspace=True), [])]
+    row = pd.read_csv(path, dtype=str, header=None, nrows=1, encoding="utf-8-sig", skipinitialspace=True)
+    header = [str(name).strip() for name in row.iloc[0].dropna()]
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
         raise DataError(
@@ -168,6 +179,20 @@ def absent_problems(source: str, names: pd.Series, present: NDArray[np.bool_]) -
     return listed(source, absent.index, reasons, summary, ABSENT)
 
 
+def listed_images(
+    database: str, root: Path, source: str, paths: pd.Series, where: str, labels_only: bool
+) -> tuple[NDArray[np.bool_], list[Problem]]:
+    """Return which listed images to keep, those on disk or all with ``labels_only``, and the absent as problems.
+
+    paths: relative to ``root``, indexed by row. Raises ``DataError`` as ``require_images`` does.
+    """
+    if labels_only and len(paths):
+        return np.ones(len(paths), bool), []
+    present = on_disk(root, list(paths))
+    require_images(database, present, root, where)
+    return present, absent_problems(source, paths, present)
+
+
 def require_images(database: str, present: NDArray[np.bool_], root: Path, where: str) -> None:
     """Raise ``DataError`` unless at least one image is on disk."""
     if len(present) == 0:
@@ -183,8 +208,7 @@ def image_table(columns: Mapping[str, object]) -> pd.DataFrame:
     """Return the images of a manifest: ``IMAGE_COLUMNS`` in order, NaN where a column is not given."""
     table = pd.DataFrame({name: columns.get(name, np.nan) for name in IMAGE_COLUMNS}).reset_index(drop=True)
     for name in IMAGE_COLUMNS:
-        text = name in _TEXT_COLUMNS
-        table[name] = table[name].astype(object) if text else table[name].astype(np.float64)
+        table[name] = table[name].astype(np.float64 if name in _NUMBERS else object)
     return table
 
 
@@ -206,7 +230,8 @@ def ages_in_years(source: str, raw: pd.Series) -> tuple[pd.Series, list[Problem]
 def relative_boxes(source: str, pixels: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     """Return boxes as fractions of their frame, clipped to it.
 
-    ``pixels``: columns image_id, finding, x0, y0, x1, y1, width, height (px of the frame), indexed by row.
+    ``pixels``: columns image_id, finding, x0, y0, x1, y1, width, height (px of the frame), indexed by row; columns
+    reader and row are kept.
     A box that leaves the frame is clipped, and one without area in it is left out; both are problems.
     """
     frame = pixels[["width", "height"] * 2].to_numpy(np.float64)
@@ -216,7 +241,9 @@ def relative_boxes(source: str, pixels: pd.DataFrame) -> tuple[pd.DataFrame, lis
     leaves = area & (np.abs(clipped - corners) > 1e-6).any(axis=1)
     table = pixels[["image_id", "finding"]].copy()
     table[list(CORNERS)] = clipped
-    table = table.loc[area, list(BOX_COLUMNS)].reset_index(drop=True)
+    further = [name for name in ("reader", "row") if name in pixels]
+    table[further] = pixels[further]
+    table = table.loc[area, [*BOX_COLUMNS, *further]].reset_index(drop=True)
     without, beyond = "has no area inside the image; it is left out", "leaves the image; it is clipped"
     problems = _box_problems(source, pixels, ~area, without, "box outside its image")
     problems += _box_problems(source, pixels, leaves, beyond, "box that leaves its image")

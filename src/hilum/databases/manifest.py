@@ -10,11 +10,15 @@ import numpy as np
 import pandas as pd
 
 from hilum.errors import DataError
-from hilum.findings.vocabulary import FINDINGS
+from hilum.findings.vocabulary import ANATOMY, FINDINGS
 
-IMAGE_COLUMNS = ("image_id", "path", "patientid", "view", "age_years", "sex_male", "official_split")
+IMAGE_COLUMNS = (
+    *("image_id", "path", "patientid", "studyid", "view", "age_years", "sex_male", "hospital", "official_split"),
+    *("origin", "origin_patientid"),
+)
+VIEWS = ("PA", "AP", "FRONTAL", "LATERAL")
 BOX_COLUMNS = ("image_id", "finding", "x0", "y0", "x1", "y1")
-MASK_COLUMNS = ("image_id", "finding", "path")
+MASK_COLUMNS = ("image_id", "finding", "path", "rle", "width", "height")
 ABSENT = "image not on disk"
 
 
@@ -59,12 +63,20 @@ class Manifest:
     """Images, raw labels and boxes of one database, checked on construction.
 
     ``images``: one row an image with ``IMAGE_COLUMNS``; ``image_id`` is unique, ``path`` is relative to
-    ``root``, ``view`` is 'PA', 'AP', 'LATERAL' or NaN, ``age_years`` in years, ``sex_male`` 1/0/NaN,
-    ``official_split`` 'train', 'val', 'test' or NaN where the database has no patient-disjoint split.
+    ``root``, ``studyid`` names the examination, ``view`` is 'PA', 'AP', 'FRONTAL' (PA or AP, not stated which),
+    'LATERAL' or NaN (not stated), ``age_years`` in years, ``sex_male`` 1/0/NaN, ``hospital`` names the hospital of
+    a database that holds several, ``official_split`` 'train', 'val', 'test' or NaN where the database has no
+    patient-disjoint split. ``origin`` and ``origin_patientid`` say which image and patient of another database an
+    image is, as 'nih14/00000001_000.png' and 'nih14/1', where that is published; NaN elsewhere.
     ``labels``: same order, one column a finding the database speaks of, raw values 1 / 0 / -1 / NaN.
     ``boxes``: ``BOX_COLUMNS``, corners as fractions [0, 1] of the width and height of the image, whatever
-    its stored size. ``masks``: ``MASK_COLUMNS``. Boxes and masks are for evaluation only. ``rows``: where the
-    label file lists each image, such as 'labels.csv row 7'; empty where no table does.
+    its stored size, or NaN where only label tables were read and none states the size; optional columns
+    ``reader`` (who drew it) and ``row`` (the row of the file: rows of one number are one box).
+    ``masks``: ``MASK_COLUMNS``, of a finding or of the anatomy, each as a file (``path``, relative to ``root``) or as
+    ``rle`` (see ``databases.rle``) with ``width`` and ``height`` in px. Boxes and masks are for evaluation only.
+    ``extra``: same order as ``images``, whatever else the database tells of an image (clinical values, scores,
+    votes of the readers); nothing is trained on it. ``rows``: where the label file lists each image, such as
+    'labels.csv row 7'; empty where no table does.
     Raises ``DataError``.
     """
 
@@ -76,6 +88,7 @@ class Manifest:
     masks: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(MASK_COLUMNS)))
     problems: tuple[Problem, ...] = ()
     rows: tuple[str, ...] = ()
+    extra: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def __post_init__(self) -> None:
         missing = [c for c in IMAGE_COLUMNS if c not in self.images]
@@ -96,6 +109,13 @@ class Manifest:
         if len(self.labels) != len(self.images):
             raise DataError(
                 f"{self.database}: expected one row of labels an image ({len(self.images)}); found {len(self.labels)}."
+            )
+        odd = sorted({str(f) for f in self.masks["finding"]} - {*FINDINGS, *ANATOMY})
+        if odd:
+            raise DataError(f"{self.database}: expected masks of findings or of {', '.join(ANATOMY)}; found {odd}.")
+        if len(self.extra.columns) and len(self.extra) != len(self.images):
+            raise DataError(
+                f"{self.database}: expected one row of extra an image ({len(self.images)}); found {len(self.extra)}."
             )
         values = self.labels.to_numpy(np.float64)
         if not np.isin(values[~np.isnan(values)], (1, 0, -1)).all():
@@ -126,10 +146,12 @@ class Manifest:
         return counts
 
     def counts(self) -> dict[str, Any]:
-        """Return images, patients, boxes, counts per finding and problems, ready for JSON.
+        """Return images, patients, studies, views, boxes, masks, counts per finding and problems, ready for JSON.
 
-        A box is a place of an image: one that is given for two findings counts once.
+        A box is a place of an image: one that is given for two findings counts once, unless rows of the file tell
+        them apart. ``prevalence`` is the share of positives among all images.
         """
+        place = ["image_id", "row"] if "row" in self.boxes else ["image_id", "x0", "y0", "x1", "y1"]
         findings = {
             str(name): {
                 "positive": int((column == 1).sum()),
@@ -142,8 +164,12 @@ class Manifest:
         return {
             "images": len(self.images),
             "patients": int(self.images["patientid"].nunique()),
-            "boxes": len(self.boxes.drop_duplicates(["image_id", "x0", "y0", "x1", "y1"])),
+            "studies": int(self.images["studyid"].nunique()),
+            "views": {str(k): int(n) for k, n in self.images["view"].fillna("unknown").value_counts().items()},
+            "boxes": len(self.boxes.drop_duplicates(place)),
+            "masks": len(self.masks),
             "findings": findings,
+            "prevalence": {str(name): float((column == 1).mean()) for name, column in self.labels.items()},
             "problems": [str(p) for p in self.problems],
         }
 
@@ -154,8 +180,12 @@ class Database(Protocol):
     card: Card
 
     @classmethod
-    def read(cls, root: Path) -> Manifest:
-        """Read the label files under ``root``; raises ``DataError`` for a missing file or column."""
+    def read(cls, root: Path, *, labels_only: bool = False) -> Manifest:
+        """Read the label files under ``root``; raises ``DataError`` for a missing file or column.
+
+        ``labels_only``: keep every image that is listed, whether it is on disk or not. Further keywords with a
+        default are options of the database, which a study file may set.
+        """
 
     @classmethod
     def write_replica(cls, root: Path) -> None:

@@ -68,7 +68,7 @@ class NIH14:
     )
 
     @classmethod
-    def read(cls, root: Path) -> Manifest:
+    def read(cls, root: Path, *, labels_only: bool = False) -> Manifest:
         """Read the label table, the boxes and the split lists under ``root``.
 
         Images may lie in ``images/``, in ``images_001/images/`` to ``images_012/images/`` or in ``root``.
@@ -78,7 +78,8 @@ class NIH14:
         table = layout.read_table(NAME, source, TABLE_COLUMNS)
         layout.require_values(NAME, source.name, table, ("Image Index", "Patient ID"))
         paths = table["Image Index"].map(_image_paths(root))
-        present = paths.notna().to_numpy()
+        present = paths.notna().to_numpy() | labels_only
+        paths = paths.astype(object).where(paths.notna(), "images/" + table["Image Index"])
         layout.require_images(NAME, present, root, "'images/*.png' or 'images_001/images/*.png'")
         problems = layout.absent_problems(source.name, table["Image Index"], present)
         boxes, box_problems = _read_boxes(root, table["Image Index"], table["Image Index"][present])
@@ -94,6 +95,8 @@ class NIH14:
                 "age_years": ages,
                 "sex_male": table["Patient Gender"].map({"M": 1.0, "F": 0.0}),
                 "official_split": splits[present],
+                "origin": NAME + "/" + table["Image Index"],
+                "origin_patientid": NAME + "/" + table["Patient ID"].str.lstrip("0"),
             }
         )
         problems += age_problems + box_problems
@@ -166,10 +169,10 @@ def _finding(name: str) -> str | None:
 
 
 def _read_boxes(root: Path, listed: pd.Series, kept: pd.Series) -> tuple[pd.DataFrame, list[Problem]]:
-    if not (root / BOXES).is_file():
+    if (file := layout.find_file(root, BOXES)) is None:
         problem = Problem(BOXES, "absent: no box is read", "file of boxes not on disk")
         return pd.DataFrame(columns=list(BOX_COLUMNS)), [problem]
-    table = layout.read_table(NAME, root / BOXES, ("Image Index", "Finding Label", *BOX_CORNER_COLUMNS))
+    table = layout.read_table(NAME, file, ("Image Index", "Finding Label", *BOX_CORNER_COLUMNS))
     stray = ~table["Image Index"].isin(listed)
     reasons = (f"the image '{name}' is not in the label table" for name in table["Image Index"][stray])
     summary, kind = "boxes are of images not in the label table", "box of an image not in the label table"
@@ -201,8 +204,8 @@ def _splits(root: Path, table: pd.DataFrame) -> NDArray[np.object_]:
     for part, file in lists.items():
         names = file.read_text(encoding="utf-8").split()
         splits[table["Image Index"].isin(names)] = part
-    if not lists and (root / BOXES).is_file():
-        boxed = layout.read_table(NAME, root / BOXES, ("Image Index",))["Image Index"]
+    if not lists and (file := layout.find_file(root, BOXES)):
+        boxed = layout.read_table(NAME, file, ("Image Index",))["Image Index"]
         patients = table["Patient ID"][table["Image Index"].isin(boxed)]
         splits[table["Patient ID"].isin(patients)] = "test"
     return splits

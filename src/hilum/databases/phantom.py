@@ -30,14 +30,14 @@ class Phantom:
     )
 
     @classmethod
-    def read(cls, root: Path) -> Manifest:
+    def read(cls, root: Path, *, labels_only: bool = False) -> Manifest:
         """Read a hospital that ``write_hospital`` wrote; raises ``DataError`` as ``read_folder`` does."""
         if not (root / PARAMETERS).is_file():
             raise DataError(
                 f"phantom: expected '{PARAMETERS}' in '{root}'; found none. Write the hospital there with "
                 "hilum.databases.phantoms.writing.write_hospital, or read the folder as 'folder'."
             )
-        return read_folder(root, cls.card.name)
+        return read_folder(root, cls.card.name, labels_only)
 
     @classmethod
     def write_replica(cls, root: Path) -> None:

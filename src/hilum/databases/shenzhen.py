@@ -41,7 +41,7 @@ class Shenzhen:
     )
 
     @classmethod
-    def read(cls, root: Path) -> Manifest:
+    def read(cls, root: Path, *, labels_only: bool = False) -> Manifest:
         """Read the images of ``CXR_png/``, and age and sex from ``ClinicalReadings/`` where it exists.
 
         Raises ``DataError`` if no image is named as ``CHNCXR_0001_0.png``.

@@ -46,7 +46,7 @@ class TBX11K:
     )
 
     @classmethod
-    def read(cls, root: Path) -> Manifest:
+    def read(cls, root: Path, *, labels_only: bool = False) -> Manifest:
         """Read the annotation files and lists under ``root``.
 
         Raises ``DataError`` where no annotation file is there or one is not COCO.
@@ -56,7 +56,7 @@ class TBX11K:
         listed["group"] = listed["file_name"].str.partition("/")[0]
         listed = listed[listed["group"].isin(GROUPS)].reset_index(drop=True)
         paths = "imgs/" + listed["file_name"]
-        present = layout.on_disk(root, list(paths))
+        present = layout.on_disk(root, list(paths)) | labels_only
         layout.require_images(NAME, present, root, "'imgs/tb/*.png'")
         absent = (f"the image '{name}' is not on disk; it is left out" for name in listed["file_name"][~present])
         summary = f"of {len(listed)} annotated images are not on disk; they are left out"

@@ -34,7 +34,37 @@ FINDINGS: tuple[str, ...] = (
     "Viral Pneumonia",
     "Support Devices",
     "Pleural Other",
+    "Severe COVID-19",
+    "Nodule/Mass",
+    "Interstitial Lung Disease",
+    "Calcification",
+    "Other Lesion",
+    "Other Disease",
+    "Lung Tumor",
+    "Lung Metastasis",
+    "Lung Cavity",
+    "Lung Cyst",
+    "Granuloma",
+    "Bronchiectasis",
+    "COPD",
+    "Hyperinflation",
+    "Flattened Diaphragm",
+    "Subcutaneous Emphysema",
+    "Aortic Enlargement",
+    "Aortic Elongation",
+    "Enlarged Pulmonary Artery",
+    "Hilar Enlargement",
+    "Mediastinal Shift",
+    "Hiatal Hernia",
+    "Azygos Lobe",
+    "Scoliosis",
+    "Rib Fracture",
+    "Clavicle Fracture",
+    "Pacemaker",
 )
+
+ANATOMY: tuple[str, ...] = ("Left Lung", "Right Lung")
+"""What a mask may show besides findings; left and right are the patient's."""
 
 
 def require_finding(name: str) -> str:
