@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -100,3 +102,8 @@ def write_study(folder: Path, text: str = STUDY) -> Path:
     study = folder / "study.yaml"
     study.write_text(text, encoding="utf-8")
     return study
+
+
+def json_of(path: Path) -> Any:
+    """Return the content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -42,7 +42,7 @@ def test_documented_columns_are_read(root):
     assert manifest.known_findings == ["Pneumonia", "Lung Opacity", "No Finding"]
     assert np.isnan(manifest.labels["Pneumonia"][0])
     assert (manifest.labels["Lung Opacity"] == -1).sum() == 1
-    assert manifest.masks.to_dict("records") == [
+    assert [mask.dropna().to_dict() for _, mask in manifest.masks.iterrows()] == [
         {"image_id": "images/001_0.png", "finding": "Pneumonia", "path": "masks/001_0.png"}
     ]
 

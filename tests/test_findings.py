@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from hilum.databases import DATABASES
 from hilum.errors import DataError, UnknownName
 from hilum.findings.aliases import ALIASES, finding_of
-from hilum.findings.policy import LABEL_POLICIES, apply_policy
+from hilum.findings.policy import LABEL_POLICIES, LabelPolicy, apply_policy, turned
 from hilum.findings.vocabulary import FINDINGS, NO_FINDING, require_finding
 
 RAW = hnp.arrays(
@@ -52,26 +52,73 @@ def test_a_name_of_the_vocabulary_means_itself_everywhere(finding: str) -> None:
     assert finding_of("folder", finding) == finding
 
 
-@pytest.mark.parametrize(("policy", "uncertain"), [("ignore", np.nan), ("zeros", 0), ("ones", 1)])
-def test_a_policy_moves_only_what_is_uncertain(policy: str, uncertain: float) -> None:
+@pytest.mark.parametrize(
+    ("policy", "uncertain", "blank"),
+    [("ignore", np.nan, np.nan), ("zeros", 0, np.nan), ("ones", 1, np.nan), ("blank-is-negative", np.nan, 0)],
+)
+def test_a_policy_moves_only_what_it_names(policy: str, uncertain: float, blank: float) -> None:
     raw = np.array([[1, 0, -1, np.nan]], np.float32)
-    assert np.array_equal(apply_policy(policy, raw), np.array([[1, 0, uncertain, np.nan]]), equal_nan=True)
+    assert np.array_equal(apply_policy(policy, raw), np.array([[1, 0, uncertain, blank]]), equal_nan=True)
 
 
 @pytest.mark.parametrize("policy", LABEL_POLICIES)
 @given(raw=RAW)
-def test_targets_are_binary_or_unknown_and_raw_labels_stay(policy: str, raw: np.ndarray) -> None:
+def test_targets_are_in_the_unit_interval_or_unknown_and_raw_labels_stay(policy: str, raw: np.ndarray) -> None:
     before = raw.copy()
     targets = apply_policy(policy, raw)
     assert targets.dtype == np.float32
     assert np.array_equal(raw, before, equal_nan=True)
     certain = (raw == 0) | (raw == 1)
     assert np.array_equal(targets[certain], raw[certain])
-    assert np.isnan(targets[np.isnan(raw)]).all()
-    assert (targets == -1).sum() == 0
-    assert np.array_equal(apply_policy(policy, targets), targets, equal_nan=True)
+    assert ((targets >= 0) & (targets <= 1) | np.isnan(targets)).all()
+    if policy != "blank-is-negative":
+        assert np.array_equal(apply_policy(policy, targets), targets, equal_nan=True)
+
+
+def test_soft_labels_lie_in_their_interval_and_follow_the_image() -> None:
+    raw = np.full((400, 2), -1, np.float32)
+    ids = [f"{n}.png" for n in range(400)]
+    policy = LabelPolicy("soft", 0.2, 0.4)
+    targets = apply_policy(policy, raw, ("Edema", "Mass"), ids=ids)
+    assert targets.min() >= 0.2
+    assert targets.max() <= 0.4
+    assert targets.mean() == pytest.approx(0.3, abs=0.01)
+    assert abs(np.corrcoef(targets.T)[0, 1]) < 0.15
+    turned_round = apply_policy(policy, raw[:9], ("Edema", "Mass"), ids=ids[8::-1])
+    np.testing.assert_array_equal(turned_round, targets[8::-1])
+
+
+def test_chexpert_takes_uncertain_atelectasis_and_edema_as_positive() -> None:
+    raw = np.array([[-1, -1, -1, np.nan]], np.float32)
+    assert apply_policy("chexpert", raw, ("Atelectasis", "Edema", "Mass", "Effusion")).tolist() == [[1, 1, 0, 0]]
+
+
+def test_single_findings_may_have_a_policy_of_their_own() -> None:
+    policy = LabelPolicy("zeros", blank="negative", findings={"Edema": LabelPolicy("ones")})
+    raw = np.array([[-1, -1], [np.nan, np.nan]], np.float32)
+    assert apply_policy(policy, raw, ("Edema", "Mass")).tolist() == [[1, 0], [0, 0]]
+    assert str(policy) == "zeros, blank is negative; Edema: ones"
+
+
+def test_a_finding_of_which_the_database_does_not_speak_stays_unknown() -> None:
+    targets = apply_policy("blank-is-negative", np.full((1, 2), np.nan, np.float32), ("Edema", "Mass"), (True, False))
+    np.testing.assert_array_equal(targets, [[0, np.nan]])
+
+
+def test_what_became_of_labels_is_counted() -> None:
+    raw = np.array([[-1, np.nan], [-1, 1], [1, np.nan]], np.float32)
+    targets = np.array([[1, 0], [np.nan, 1], [1, np.nan]], np.float32)
+    assert turned(raw, targets) == [
+        {"uncertain": {"positive": 1, "unknown": 1}},
+        {"blank": {"negative": 1, "unknown": 1}},
+    ]
+
+
+def test_an_interval_outside_the_unit_interval_is_refused() -> None:
+    with pytest.raises(DataError, match="0 ≤ low ≤ high ≤ 1"):
+        LabelPolicy("soft", 0.9, 0.1)
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(UnknownName, match="Expected a label policy among ignore, ones, zeros"):
+    with pytest.raises(UnknownName, match="Expected a label policy among"):
         apply_policy("zeroes", np.zeros((1, 1), np.float32))

@@ -19,24 +19,37 @@ app = typer.Typer(help="Check a database, or write its manifest.", no_args_is_he
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A database: see 'hilum list databases'.")]
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Where its official download lies.")]
 
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="An option of the database, as labeller=negbio. Repeatable."),
+]
+
 
 @app.command(short_help="Count images, patients, boxes, labels, problems.")
 def check(
-    name: Name, root: Root, as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False
+    name: Name,
+    root: Root,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    labels_only: Annotated[
+        bool, typer.Option("--labels-only", help="Read the label tables alone: no image need be there.")
+    ] = False,
+    option: Options = None,
 ) -> None:
-    """Read a database as it was downloaded, and count: images, patients, boxes, labels, problems.
+    """Read a database as it was downloaded, and count: images, patients, views, boxes, labels, problems.
 
     Every image file is opened: a truncated, empty, wrong or constant image, and one that two patients have, is
-    named with its row and the reason. With --json: images, patients, boxes, findings ({name: {positive,
-    negative, uncertain, unknown}}) and problems.
+    named with its row and the reason. With --labels-only no image is looked for, and all that is listed counts.
+    With --json: images, patients, studies, views, boxes, masks, findings ({name: {positive, negative, uncertain,
+    unknown}}), prevalence ({name: positives / images}), frontal (images, patients and prevalence of the images that
+    are not known to be lateral) and problems.
     """
-    from hilum.databases import DATABASES
     from hilum.images.check import unreadable
 
-    manifest = DATABASES.load(name).read(root)
+    manifest = _read(name, root, option, labels_only)
     counts = manifest.counts()
-    found = unreadable(manifest.paths(), manifest.places(), list(manifest.images["patientid"]))
-    counts["problems"] += [str(problem) for problem in found]
+    if not labels_only:
+        found = unreadable(manifest.paths(), manifest.places(), list(manifest.images["patientid"]))
+        counts["problems"] += [str(problem) for problem in found]
     typer.echo(json.dumps(counts, indent=1, ensure_ascii=False) if as_json else _table(name, counts))
 
 
@@ -45,8 +58,10 @@ def manifest(
     name: Name,
     root: Root,
     out: Annotated[Path, typer.Option(metavar="FILE.csv", help="The CSV to write.", show_default=False)],
+    option: Options = None,
 ) -> None:
-    """Write one row an image: id, path, patient, view, age, sex, raw labels (1, 0, -1, blank = unknown).
+    """Write one row an image: id, path, patient, view, age, sex, raw labels (1, 0, -1, blank = unknown), and what
+    else the database tells of it.
 
     Boxes, where the database has any, go beside it into FILE.boxes.csv: image_id, finding, corners x0 y0 x1 y1
     in pixels of the image file as it lies on disk, and the file's width and height.
@@ -55,11 +70,10 @@ def manifest(
     """
     import pandas as pd
 
-    from hilum.databases import DATABASES
     from hilum.errors import DataError
 
-    read = DATABASES.load(name).read(root)
-    written = {out: (pd.concat([read.images, read.labels], axis=1), "images")}
+    read = _read(name, root, option)
+    written = {out: (pd.concat([read.images, read.labels, read.extra], axis=1), "images")}
     if len(read.boxes):
         written[out.with_suffix(".boxes.csv")] = (_boxes_in_pixels(read), "boxes")
     for path, (table, what) in written.items():
@@ -69,6 +83,26 @@ def manifest(
         except OSError as error:
             raise DataError(f"Expected to write {path}; the system says: {error.strerror or error}.") from None
         typer.echo(f"{len(table)} {what}: {path}")
+
+
+def _read(name: str, root: Path, options: list[str] | None, labels_only: bool = False) -> Manifest:
+    from inspect import signature
+
+    from hilum.databases import DATABASES
+    from hilum.errors import DataError, UnknownName
+
+    read = DATABASES.load(name).read
+    known = [p for p in signature(read).parameters if p not in ("root", "labels_only")]
+    given: dict[str, str] = {}
+    for option in options or []:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise DataError(f"Expected --option KEY=VALUE; found '{option}'.")
+        if key not in known:
+            raise UnknownName(f"option of {name}", key, known)
+        given[key] = value
+    manifest: Manifest = read(root, labels_only=labels_only, **given)
+    return manifest
 
 
 def _boxes_in_pixels(manifest: Manifest) -> pd.DataFrame:
@@ -91,7 +125,10 @@ def _boxes_in_pixels(manifest: Manifest) -> pd.DataFrame:
 
 
 def _table(name: str, counts: dict[str, Any]) -> str:
-    lines = [f"{name}: {counts['images']} images of {counts['patients']} patients, {counts['boxes']} boxes", ""]
+    studies = f" in {counts['studies']} studies" if counts["studies"] else ""
+    lines = [f"{name}: {counts['images']} images{studies} of {counts['patients']} patients, {counts['boxes']} boxes, "]
+    lines[0] += f"{counts['masks']} masks"
+    lines += ["views: " + ", ".join(f"{view} {n}" for view, n in counts["views"].items()), ""]
     lines.append(f"{'finding':<28}{'positive':>10}{'negative':>10}{'uncertain':>11}{'unknown':>9}")
     for finding, n in counts["findings"].items():
         lines.append(f"{finding:<28}{n['positive']:>10}{n['negative']:>10}{n['uncertain']:>11}{n['unknown']:>9}")

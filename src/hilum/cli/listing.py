@@ -18,14 +18,9 @@ KINDS = {
     "normalizations": "hilum.federation.strategies:NORMALIZATION_POLICIES",
     "heads": "hilum.federation.strategies:HEADS",
     "weightings": "hilum.federation.strategies:WEIGHTINGS",
-    "policies": "hilum.cli.listing:POLICIES",
+    "policies": "hilum.findings.policy:LABEL_POLICIES",
+    "partitioners": "hilum.sites.partitioners:PARTITIONERS",
     "findings": "hilum.findings.vocabulary:FINDINGS",
-}
-
-POLICIES = {
-    "ignore": "an uncertain label becomes unknown",
-    "zeros": "an uncertain label becomes negative",
-    "ones": "an uncertain label becomes positive",
 }
 
 

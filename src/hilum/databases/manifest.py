@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hilum.errors import DataError
 from hilum.findings.vocabulary import ANATOMY, FINDINGS
@@ -169,9 +170,21 @@ class Manifest:
             "boxes": len(self.boxes.drop_duplicates(place)),
             "masks": len(self.masks),
             "findings": findings,
-            "prevalence": {str(name): float((column == 1).mean()) for name, column in self.labels.items()},
+            "prevalence": self._prevalence(np.ones(len(self), bool)),
+            "frontal": self._frontal(),
             "problems": [str(p) for p in self.problems],
         }
+
+    def _frontal(self) -> dict[str, Any]:
+        """Return images, patients and prevalence of what is not known to be lateral."""
+        frontal = (self.images["view"] != "LATERAL").to_numpy()
+        patients = int(self.images["patientid"][frontal].nunique())
+        return {"images": int(frontal.sum()), "patients": patients, "prevalence": self._prevalence(frontal)}
+
+    def _prevalence(self, which: NDArray[np.bool_]) -> dict[str, float]:
+        """Return finding → positives / images among some of the images."""
+        labels = self.labels[which]
+        return {str(name): float((column == 1).mean()) if len(column) else 0.0 for name, column in labels.items()}
 
 
 class Database(Protocol):

@@ -204,8 +204,8 @@ def _splits(root: Path, table: pd.DataFrame) -> NDArray[np.object_]:
     for part, file in lists.items():
         names = file.read_text(encoding="utf-8").split()
         splits[table["Image Index"].isin(names)] = part
-    if not lists and (file := layout.find_file(root, BOXES)):
-        boxed = layout.read_table(NAME, file, ("Image Index",))["Image Index"]
+    if not lists and (boxes := layout.find_file(root, BOXES)):
+        boxed = layout.read_table(NAME, boxes, ("Image Index",))["Image Index"]
         patients = table["Patient ID"][table["Image Index"].isin(boxed)]
         splits[table["Patient ID"].isin(patients)] = "test"
     return splits

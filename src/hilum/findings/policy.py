@@ -1,44 +1,132 @@
-"""Label policies: what an uncertain label (-1) becomes when a site is loaded.
+"""Label policies: what uncertain (-1) and blank labels become when a site is loaded.
 
-Raw labels are 1 positive, 0 negative, -1 uncertain, NaN unknown. A policy returns targets in which
-NaN means unknown: masked out of loss and metric, never a negative.
+Raw labels are 1 positive, 0 negative, -1 uncertain, NaN blank. A policy returns targets in [0, 1] in which NaN means
+unknown: masked out of loss and metric, never a negative.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hilum.errors import UnknownName
+from hilum.errors import DataError, UnknownName
 
 Labels = NDArray[np.float32]
+SOFT = (0.55, 0.85)
 
-
-def _uncertain_as(value: float) -> Callable[[Labels], Labels]:
-    def apply(raw: Labels) -> Labels:
-        return np.where(raw == -1, np.float32(value), raw).astype(np.float32)
-
-    return apply
-
-
-LABEL_POLICIES: dict[str, Callable[[Labels], Labels]] = {
-    "ignore": _uncertain_as(np.nan),
-    "zeros": _uncertain_as(0.0),
-    "ones": _uncertain_as(1.0),
+LABEL_POLICIES: dict[str, str] = {
+    "ignore": "an uncertain label becomes unknown (U-Ignore)",
+    "zeros": "an uncertain label becomes negative (U-Zeros)",
+    "ones": "an uncertain label becomes positive (U-Ones)",
+    "soft": "an uncertain label becomes a number drawn from [low, high], by default [0.55, 0.85] (U-Ones + LSR)",
+    "blank-is-negative": "a blank label becomes negative, an uncertain one unknown",
+    "chexpert": "U-Ones for Atelectasis and Edema, U-Zeros for the others, a blank is negative",
 }
+"""Irvin et al. 2019, arXiv:1901.07031 (U-Ignore, U-Zeros, U-Ones); Pham et al. 2021, arXiv:1911.06475 (LSR)."""
 
 
-def apply_policy(name: str, raw: Labels) -> Labels:
-    """Return the targets of raw labels under a named policy.
+@dataclass(frozen=True)
+class LabelPolicy:
+    """A named policy: ``low`` and ``high`` bound what 'soft' draws; ``blank`` is what a blank label becomes.
 
-    Shapes: ``raw`` (N, C) in {1, 0, -1, NaN} → (N, C) in {1, 0, NaN}. Names follow Irvin et al. 2019
-    (U-Ignore, U-Zeros, U-Ones). Raises ``UnknownName``.
+    ``findings`` have a policy of their own for uncertain labels; blanks are the same for all. Raises ``UnknownName``
+    and ``DataError``.
+    """
+
+    name: str = "ignore"
+    low: float = SOFT[0]
+    high: float = SOFT[1]
+    blank: Literal["unknown", "negative"] = "unknown"
+    findings: Mapping[str, LabelPolicy] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in LABEL_POLICIES:
+            raise UnknownName("label policy", self.name, LABEL_POLICIES)
+        if not 0 <= self.low <= self.high <= 1:
+            raise DataError(f"Expected 0 ≤ low ≤ high ≤ 1 for the policy 'soft'; found {self.low} and {self.high}.")
+
+    @property
+    def blank_is_negative(self) -> bool:
+        """Tell whether a blank label of a finding that the database speaks of is negative."""
+        return self.blank == "negative" or self.name in ("blank-is-negative", "chexpert")
+
+    def uncertain(self, finding: str) -> tuple[float, float]:
+        """Return the bounds of what an uncertain label of ``finding`` becomes; NaN where it becomes unknown."""
+        if finding in self.findings:
+            return self.findings[finding].uncertain(finding)
+        if self.name == "soft":
+            return self.low, self.high
+        ones = self.name == "ones" or (self.name == "chexpert" and finding in ("Atelectasis", "Edema"))
+        value = 1.0 if ones else 0.0 if self.name in ("zeros", "chexpert") else np.nan
+        return value, value
+
+    def __str__(self) -> str:
+        text = f"soft [{self.low:g}, {self.high:g}]" if self.name == "soft" else self.name
+        text += ", blank is negative" if self.blank == "negative" and self.name != "blank-is-negative" else ""
+        return text + "".join(f"; {finding}: {policy}" for finding, policy in self.findings.items())
+
+
+def apply_policy(
+    policy: LabelPolicy | str,
+    raw: Labels,
+    findings: Sequence[str] | None = None,
+    spoken: Sequence[bool] | None = None,
+    ids: Sequence[str] | None = None,
+) -> Labels:
+    """Return the targets of raw labels (N, C) in {1, 0, -1, NaN} → (N, C) in [0, 1] or NaN.
+
+    ``findings``: the names of the columns, for policies that differ between them. ``spoken``: the columns of which
+    the database speaks, all by default; in the others a blank stays unknown under every policy. ``ids``: names of
+    the rows: what 'soft' draws depends on the id and the finding alone, so that order and splits do not change it.
+    Raises ``UnknownName``.
 
     >>> apply_policy("ones", np.array([[1, 0, -1]], np.float32)).tolist()
     [[1.0, 0.0, 1.0]]
     """
-    if name not in LABEL_POLICIES:
-        raise UnknownName("label policy", name, LABEL_POLICIES)
-    return LABEL_POLICIES[name](raw)
+    policy = LabelPolicy(policy) if isinstance(policy, str) else policy
+    targets = np.array(raw, np.float32)
+    names = [""] * targets.shape[-1] if findings is None else list(findings)
+    rows = list(range(len(targets))) if ids is None else list(ids)
+    for c, finding in enumerate(names):
+        column = targets[..., c]
+        low, high = policy.uncertain(finding)
+        blank, uncertain = np.isnan(column), column == -1
+        if low < high and uncertain.any():
+            drawn = _uniform([rows[k] for k in np.flatnonzero(uncertain)], finding)
+            column[uncertain] = low + (high - low) * drawn
+        else:
+            column[uncertain] = low
+        if policy.blank_is_negative and (spoken is None or spoken[c]):
+            column[blank] = 0
+    return targets
+
+
+def turned(raw: Labels, targets: Labels) -> list[dict[str, dict[str, int]]]:
+    """Return, for each column, what became of its uncertain and blank labels, counted; empty where there were none."""
+    return [
+        {
+            kind: _kinds(after[which])
+            for kind, which in (("uncertain", before == -1), ("blank", np.isnan(before)))
+            if which.any()
+        }
+        for before, after in zip(raw.T, targets.T, strict=True)
+    ]
+
+
+def _kinds(targets: NDArray[np.float32]) -> dict[str, int]:
+    soft = (targets > 0) & (targets < 1)
+    counts: dict[str, Any] = {"positive": targets == 1, "negative": targets == 0, "soft": soft}
+    counts["unknown"] = np.isnan(targets)
+    return {name: int(which.sum()) for name, which in counts.items() if which.any()}
+
+
+def _uniform(ids: Sequence[object], finding: str) -> NDArray[np.float64]:
+    """Return a number in [0, 1) for each id, drawn from its hash with the finding."""
+    import pandas as pd
+
+    texts = np.array([f"{finding}\x1f{one}" for one in ids], object)
+    return pd.util.hash_array(texts, hash_key="hilum-soft-label").astype(np.float64) / 2.0**64

@@ -67,6 +67,28 @@ def one_class_sites(run: RunDirectory) -> list[SiteFacts]:
 
 
 @dataclass(frozen=True)
+class Turned:
+    """What a site's policy made of the uncertain or the blank labels of one finding."""
+
+    finding: str
+    site: str
+    policy: str
+    kind: str
+    became: list[tuple[str, int]]
+
+
+def turned(run: RunDirectory) -> list[Turned]:
+    """Return what every site's policy turned into what; blank labels that stay unknown are not listed."""
+    return [
+        Turned(finding, site.name, site.label_policy, kind, list(became.items()))
+        for finding in run.run.findings
+        for site in run.sites
+        for kind, became in site.findings.get(finding, {}).get("turned", {}).items()
+        if kind == "uncertain" or set(became) != {"unknown"}
+    ]
+
+
+@dataclass(frozen=True)
 class LeftOut:
     """How often a reason kept images of a site out; ``more`` counts the rarer reasons."""
 

@@ -9,7 +9,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from hilum.report import numbers
-from hilum.report.cohorts import label_spaces, left_out, problems
+from hilum.report.cohorts import label_spaces, left_out, problems, turned
 from hilum.report.heatmaps import Gallery, colour_bar, examples
 from hilum.report.plots import UNIT, difference_axis, learning_curves, score_axis
 from hilum.report.read import MACRO, RunDirectory, read_run
@@ -80,6 +80,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "training": results.training,
         "outside": [s for s in run.sites if s.outside],
         "spaces": label_spaces(run),
+        "turned": turned(run),
         "examples": examples(run),
         "curves": learning_curves(run),
         "axis": score_axis(_every_score(results)),

@@ -60,13 +60,16 @@ class SiteFacts:
     patients: int
     label_policy: str
     splits: Mapping[str, Mapping[str, int]]
-    findings: Mapping[str, Mapping[str, Mapping[str, int]]]
+    findings: Mapping[str, Mapping[str, Mapping[str, Any]]]
     left_out: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
     problems: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
     views: Mapping[str, int] = field(default_factory=dict)
     age: Mapping[str, float] | None = None
     sex: Mapping[str, int] = field(default_factory=dict)
     boxes: Mapping[str, int] = field(default_factory=dict)
+    removed: list[Mapping[str, Any]] = field(default_factory=list)
+    contradictions: list[Mapping[str, Any]] = field(default_factory=list)
+    closure: str = "none"
 
     @property
     def outside(self) -> bool:

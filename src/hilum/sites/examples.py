@@ -44,7 +44,7 @@ class Examples:
 
     def positive(self) -> NDArray[np.int64]:
         """Count positive labels: (sources, C)."""
-        return np.stack([(site.targets[rows] == 1).sum(0) for site, rows in self.sources])
+        return np.stack([np.rint(np.nansum(site.targets[rows], 0)).astype(np.int64) for site, rows in self.sources])
 
     def batch(self, source: NDArray[np.int64], position: NDArray[np.int64]) -> Batch:
         """Return the batch of (source, position in its rows) pairs."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from hilum.databases import DATABASES
 from hilum.databases.manifest import ABSENT, Card, Manifest
 from hilum.errors import DataError, StudyError
-from hilum.findings.policy import apply_policy
+from hilum.findings.policy import LabelPolicy, apply_policy
+from hilum.findings.taxonomy import Closure, close_labels
 from hilum.images.cache import CacheSpec, LeftOut, PixelCache, build_cache
 from hilum.images.check import shared
 from hilum.sites.splits import split_patients
 
 Role = Literal["training", "outside"]
+FRONTAL = ("PA", "AP", "FRONTAL", "unknown")
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,11 @@ class SitePlan:
     database: str
     root: Path
     role: Role
-    label_policy: str
-    on_error: Literal["refuse", "leave_out"]
+    label_policy: LabelPolicy = field(default_factory=LabelPolicy)
+    on_error: Literal["refuse", "leave_out"] = "refuse"
+    views: tuple[str, ...] = FRONTAL
+    closure: Closure = "none"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,10 @@ class SplitPlan:
 class Site:
     """One hospital. Rows of every field agree; C findings are those of the study, in its order.
 
-    ``raw`` (N, C) in {1, 0, -1, NaN}; ``targets`` (N, C) in {1, 0, NaN} under the label policy;
-    ``split`` (N,) in 'train', 'val', 'test'; ``rows`` (N,) of the pixel cache; ``content`` (N,) hashes.
+    ``raw`` (N, C) in {1, 0, -1, NaN}, closed over the taxonomy where the plan says so; ``targets`` (N, C) under the
+    label policy: {1, 0, NaN}, and for training also what 'soft' draws; ``split`` (N,) in 'train', 'val', 'test';
+    ``rows`` (N,) of the pixel cache; ``content`` (N,) hashes. ``removed``: reason → images that the study does not
+    use; ``contradictions``: (finding, ancestor) → images.
     """
 
     plan: SitePlan
@@ -61,6 +68,8 @@ class Site:
     pixels: PixelCache
     rows: NDArray[np.int64]
     left_out: tuple[LeftOut, ...]
+    removed: Mapping[str, int] = field(default_factory=dict)
+    contradictions: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -91,22 +100,38 @@ class Site:
         return np.asarray(self.pixels.content)[self.rows]
 
 
+def read_manifest(plan: SitePlan) -> tuple[Manifest, dict[str, int]]:
+    """Read the images of a plan's views, and count those of other views; raises ``DataError`` and ``StudyError``."""
+    manifest: Manifest = DATABASES.load(plan.database).read(plan.root, **plan.options)
+    views = manifest.images["view"].fillna("unknown")
+    wanted = views.isin(plan.views).to_numpy()
+    if not wanted.any():
+        counts = ", ".join(f"{n} {view}" for view, n in views.value_counts().items())
+        raise StudyError(
+            f"Site '{plan.name}': expected images of the views {', '.join(plan.views)}; found {counts}. "
+            "Change 'views' of the site."
+        )
+    others = views[~wanted].value_counts()
+    return keep_images(manifest, np.flatnonzero(wanted)), {f"view {view}": int(n) for view, n in others.items()}
+
+
 def load_site(
     plan: SitePlan,
+    manifest: Manifest,
+    removed: Mapping[str, int],
     findings: Sequence[str],
     images: CacheSpec,
     cache: Path,
     split: SplitPlan,
     workers: int | None,
 ) -> Site:
-    """Read a database, cache its pixels and split its patients.
+    """Cache the pixels of a site's images, apply its label policy and split its patients.
 
-    Raises ``DataError`` and ``ImageError`` as the database and the cache do, ``DataError`` for listed images
+    ``removed``: reason → images of the database that are not in ``manifest``.
+    Raises ``DataError`` and ``ImageError`` as the cache does, ``DataError`` for listed images
     that are not on disk unless they are to be left out, and ``StudyError`` when nothing of the study's
     findings is labelled there or when patients of a training site share an image.
     """
-    database = DATABASES.load(plan.database)
-    manifest: Manifest = database.read(plan.root)
     if plan.on_error == "refuse":
         _refuse_absent(plan, manifest)
     pixels = build_cache(
@@ -123,10 +148,10 @@ def load_site(
     rows = np.flatnonzero(pixels.kept)
     if len(rows) == 0:
         raise StudyError(f"Site '{plan.name}': expected readable images; found none of {len(manifest)}.")
-    manifest = _keep(manifest, rows)
-    raw = manifest.labels.reindex(columns=list(findings)).to_numpy(np.float32)
-    targets = apply_policy(plan.label_policy, raw)
+    manifest = keep_images(manifest, rows)
+    closed = close_labels(manifest.labels.reindex(columns=list(findings)).to_numpy(np.float32), findings, plan.closure)
     splits = _split(plan, manifest, split)
+    targets = _targets(plan, manifest, closed.labels, findings, splits)
     if plan.role == "training" and np.isnan(targets[splits == "train"]).all():
         raise StudyError(
             f"Site '{plan.name}': expected training images with labels of at least one finding of the study "
@@ -135,16 +160,42 @@ def load_site(
         )
     return Site(
         plan,
-        database.card,
+        DATABASES.load(plan.database).card,
         manifest,
         tuple(findings),
-        raw,
+        closed.labels,
         targets,
         splits,
         pixels,
         rows,
         tuple(pixels.problems),
+        dict(removed),
+        closed.contradictions,
     )
+
+
+def keep_rows(site: Site, rows: NDArray[np.int64], removed: Mapping[str, int]) -> Site:
+    """Return the site with some of its images; ``removed``: reason → images that are left out."""
+    return replace(
+        site,
+        manifest=keep_images(site.manifest, rows),
+        raw=site.raw[rows],
+        targets=site.targets[rows],
+        split=site.split[rows],
+        rows=site.rows[rows],
+        removed={**site.removed, **removed},
+    )
+
+
+def _targets(
+    plan: SitePlan, manifest: Manifest, raw: NDArray[np.float32], findings: Sequence[str], splits: NDArray[np.str_]
+) -> NDArray[np.float32]:
+    """Apply the policy; a soft label is for training, and unknown elsewhere."""
+    spoken = [finding in manifest.labels for finding in findings]
+    targets = apply_policy(plan.label_policy, raw, findings, spoken, list(manifest.images["image_id"]))
+    soft = (targets > 0) & (targets < 1)
+    targets[soft & (splits != "train")[:, None]] = np.nan
+    return targets
 
 
 def _refuse_absent(plan: SitePlan, manifest: Manifest) -> None:
@@ -190,7 +241,8 @@ def _split(plan: SitePlan, manifest: Manifest, split: SplitPlan) -> NDArray[np.s
     return splits
 
 
-def _keep(manifest: Manifest, rows: NDArray[np.int64]) -> Manifest:
+def keep_images(manifest: Manifest, rows: NDArray[np.int64]) -> Manifest:
+    """Return the manifest of some of its images."""
     images = manifest.images.iloc[rows].reset_index(drop=True)
     inside = set(images["image_id"])
     return replace(
@@ -200,4 +252,5 @@ def _keep(manifest: Manifest, rows: NDArray[np.int64]) -> Manifest:
         boxes=manifest.boxes[manifest.boxes["image_id"].isin(inside)].reset_index(drop=True),
         masks=manifest.masks[manifest.masks["image_id"].isin(inside)].reset_index(drop=True),
         rows=tuple(np.array(manifest.rows)[rows].tolist()) if manifest.rows else (),
+        extra=manifest.extra.iloc[rows].reset_index(drop=True) if len(manifest.extra.columns) else manifest.extra,
     )

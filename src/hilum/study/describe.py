@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import hilum
 from hilum.databases.manifest import ABSENT
+from hilum.findings.policy import turned
 from hilum.sites.site import Site
 from hilum.sites.splits import SPLITS
 from hilum.study.arms import new_model
@@ -69,13 +70,17 @@ def describe_site(site: Site) -> dict[str, Any]:
     return {
         "name": site.name,
         "database": site.plan.database,
+        "options": {str(key): str(value) for key, value in site.plan.options.items()},
         **{k: getattr(site.card, k) for k in ("title", "hospital", "licence", "citation", "url", "synthetic")},
         "role": site.plan.role,
         "images": len(images),
         "patients": int(images["patientid"].nunique()),
         "left_out": _counted(_left_out(site)),
         "problems": _counted({k: n for k, n in site.manifest.problem_counts().items() if k != ABSENT}),
-        "label_policy": site.plan.label_policy,
+        "removed": _counted(site.removed),
+        "contradictions": [{"finding": f, "ancestor": a, "images": n} for (f, a), n in site.contradictions.items()],
+        "label_policy": str(site.plan.label_policy),
+        "closure": site.plan.closure,
         "views": {str(k): int(v) for k, v in images["view"].fillna("unknown").value_counts().items()},
         "age": _age(age),
         "sex": {"known": int(images["sex_male"].notna().sum()), "male": int((images["sex_male"] == 1).sum())},
@@ -100,17 +105,22 @@ def _size(site: Site, split: str) -> dict[str, int]:
     return {"images": len(rows), "patients": len(np.unique(site.patients[rows]))}
 
 
-def _labels(site: Site, k: int) -> dict[str, dict[str, int]]:
+def _labels(site: Site, k: int) -> dict[str, dict[str, Any]]:
     raw = site.raw[:, k]
     counted = {"positive": int((raw == 1).sum()), "negative": int((raw == 0).sum())}
     counted |= {"uncertain": int((raw == -1).sum()), "unknown": int(np.isnan(raw).sum())}
-    return {"raw": counted, **{s: _targets(site.targets[site.indices(s), k]) for s in ("train", "test")}}
+    return {
+        "raw": counted,
+        "turned": turned(site.raw[:, [k]], site.targets[:, [k]])[0],
+        **{s: _targets(site.targets[site.indices(s), k]) for s in ("train", "test")},
+    }
 
 
 def _targets(column: NDArray[np.float32]) -> dict[str, int]:
     return {
         "positive": int((column == 1).sum()),
         "negative": int((column == 0).sum()),
+        "soft": int(((column > 0) & (column < 1)).sum()),
         "unknown": int(np.isnan(column).sum()),
     }
 

@@ -88,6 +88,19 @@ class RunDirectory:
         except ValueError as error:
             raise RunError(f"Expected JSON in {path}; found: {error}.") from None
 
+    def roles(self) -> dict[str, str]:
+        """Return site → 'training' or 'outside', in the order of the study; raises ``RunError``."""
+        try:
+            roles = {str(entry["name"]): str(entry["role"]) for entry in self.read_json("sites.json")}
+            if not roles:
+                raise KeyError("name")
+            return roles
+        except (KeyError, TypeError) as error:
+            raise RunError(
+                f"Expected the label counts of every site in {self.root / 'sites.json'}; the file is damaged "
+                f"({error!r}). Run the study again with --resume: it writes the file anew."
+            ) from None
+
     def fact(self, *keys: str) -> Any:
         """Return a value of run.json; raises ``RunError`` that names the key where there is none."""
         value = self.read_json("run.json")

@@ -29,7 +29,8 @@ class Figures:
         self.study, self.run = study, run
         self.keys = list(keys)
         self._measured: dict[tuple[str, str], Controls] = {}
-        self.sites = [name for name in study.sites if len(read_table(run.table("labels", name)))]
+        self.roles = run.roles()
+        self.sites = [name for name in self.roles if len(read_table(run.table("labels", name)))]
 
     def records(self) -> dict[str, Any]:
         """Return the content of metrics.json."""
@@ -51,7 +52,7 @@ class Figures:
     def _classification(self) -> Iterator[Record]:
         """Yield the figures of each site, and of ``'macro'``: the mean over the sites that train."""
         options: dict[str, Any] = {"resamples": self.study.evaluation.resamples, "seed": self.study.split.seed}
-        training = [name for name in self.sites if self.study.sites[name].role == "training"]
+        training = [name for name in self.sites if self.roles[name] == "training"]
         for head, keys in self._groups():
             tables: dict[str, Table] = {}
             for group in (training, [name for name in self.sites if name not in training]):

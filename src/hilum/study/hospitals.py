@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from hilum.databases.manifest import Manifest
 from hilum.errors import StudyError
 from hilum.images.cache import CacheSpec
-from hilum.sites.overlap import refuse_overlap
-from hilum.sites.site import Site, SitePlan, SplitPlan, load_site
-from hilum.study.spec import Study
+from hilum.sites.overlap import resolve_overlap
+from hilum.sites.partitioners import PARTITIONERS
+from hilum.sites.site import Site, SitePlan, SplitPlan, keep_images, load_site, read_manifest
+from hilum.study.spec import SiteSpec, Study
 
 
 def load_sites(study: Study, cache: Path) -> list[Site]:
@@ -20,23 +23,45 @@ def load_sites(study: Study, cache: Path) -> list[Site]:
     split = SplitPlan(study.split.seed, study.split.val, study.split.test)
     sites = []
     for name, spec in study.sites.items():
-        plan = SitePlan(
-            name,
-            spec.database,
-            spec.root,
-            spec.role,
-            spec.label_policy or study.label_policy,
-            spec.on_error or study.images.on_error,
-        )
-        sites.append(load_site(plan, study.findings, images, cache, split, study.images.workers))
-    refuse_overlap(sites)
+        for plan, manifest, removed in _parts(spec, plan_of(study, name, spec), study.split.seed):
+            sites.append(load_site(plan, manifest, removed, study.findings, images, cache, split, study.images.workers))
+    sites = resolve_overlap(sites, study.overlap.action, study.overlap.near)
     _require_both_classes(study.findings, training_sites(sites))
     return sites
+
+
+def plan_of(study: Study, name: str, spec: SiteSpec) -> SitePlan:
+    """Return all that the study says of one of its sites."""
+    return SitePlan(
+        name,
+        spec.database.name,
+        spec.root,
+        spec.role,
+        (spec.label_policy or study.label_policy).policy(),
+        spec.on_error or study.images.on_error,
+        tuple(spec.views),
+        spec.closure or study.closure,
+        dict(spec.database.model_extra or {}),
+    )
 
 
 def training_sites(sites: Sequence[Site]) -> list[Site]:
     """Return the sites that take part in training."""
     return [site for site in sites if site.plan.role == "training"]
+
+
+def _parts(spec: SiteSpec, plan: SitePlan, seed: int) -> Iterator[tuple[SitePlan, Manifest, dict[str, int]]]:
+    """Yield what becomes a site: the whole database, or every part that the partitioner cuts it into."""
+    manifest, removed = read_manifest(plan)
+    if spec.partition is None:
+        yield plan, manifest, removed
+        return
+    partitioner = PARTITIONERS.load(spec.partition.name)(**(spec.partition.model_extra or {}))
+    parts = partitioner.partition(manifest, seed)
+    rest = len(manifest) - sum(len(rows) for rows in parts.values())
+    for part, rows in parts.items():
+        told = removed | ({"in no part of the database": rest} if rest else {})
+        yield replace(plan, name=f"{plan.name}-{part}"), keep_images(manifest, rows), told
 
 
 def _require_both_classes(findings: Sequence[str], sites: Sequence[Site]) -> None:

@@ -110,11 +110,10 @@ def chosen_models(study: Study, run: RunDirectory, arm: str, site: str | None, s
     """Return the models of an arm, one a seed; raises ``StudyError`` for an arm, site or seed the run lacks."""
     if arm not in study.arms:
         raise StudyError(f"Expected --arm among {', '.join(study.arms)} (of {', '.join(ARMS)}); found '{arm}'.")
-    training = [name for name, spec in study.sites.items() if spec.role == "training"]
-    if site is not None and site not in study.sites:
-        raise StudyError(
-            f"Expected --site among {', '.join(study.sites)}, or none for another hospital; found '{site}'."
-        )
+    roles = run.roles()
+    training = [name for name, role in roles.items() if role == "training"]
+    if site is not None and site not in roles:
+        raise StudyError(f"Expected --site among {', '.join(roles)}, or none for another hospital; found '{site}'.")
     if arm == "local" and site not in training:
         raise StudyError(f"--arm local has one model a hospital: name one with --site: {', '.join(training)}.")
     if seed is not None and seed not in study.seeds:
@@ -135,7 +134,7 @@ def taught_findings(study: Study, run: RunDirectory, keys: Sequence[ModelKey]) -
     entries = run.read_json("sites.json")
     try:
         sites = {entry["name"]: entry for entry in entries}
-        training = [name for name, spec in study.sites.items() if spec.role == "training"]
+        training = [name for name, role in run.roles().items() if role == "training"]
         teachers = [keys[0].model] if keys[0].arm == "local" else training
 
         def labelled(finding: str) -> bool:

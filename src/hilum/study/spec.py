@@ -12,14 +12,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from hilum.databases import DATABASES
 from hilum.errors import HilumError, StudyError
 from hilum.federation.strategies import STRATEGIES
-from hilum.findings.policy import LABEL_POLICIES
+from hilum.findings.policy import LABEL_POLICIES, SOFT, LabelPolicy
+from hilum.findings.taxonomy import Closure
 from hilum.findings.vocabulary import require_finding
+from hilum.images.fingerprint import NEAR
 from hilum.models import BACKBONES, POOLINGS
+from hilum.sites.partitioners import PARTITIONERS
+from hilum.sites.site import FRONTAL
 from hilum.study.mapping import Repeated, read_yaml
 from hilum.study.mistakes import explain, suggestion
 from hilum.training.losses import LOSSES
 
-GIVEN = ("channels", "findings")  # what a pooling gets from the model
+GIVEN = ("channels", "findings", "cls", "root", "labels_only")  # what a pooling or a database gets from hilum
 ARMS = ("local", "pooled", "federated")
 
 
@@ -40,24 +44,87 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class SiteSpec(Section):
-    """One hospital: its database, where that lies (relative to the study file), and its role."""
+class NamedOptions(BaseModel):
+    """A registered name with its options: ``linear_softmax``, or ``{name: top_k, fraction: 0.1}``."""
 
-    database: str
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class PolicySpec(Section):
+    """What uncertain and blank labels become: a name, or a name with its options and those of single findings."""
+
+    name: str = "ignore"
+    low: Annotated[float, Field(ge=0, le=1)] = SOFT[0]
+    high: Annotated[float, Field(ge=0, le=1)] = SOFT[1]
+    blank: Literal["unknown", "negative"] = "unknown"
+    findings: dict[str, PolicySpec] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        name = value.get("name", "ignore") if isinstance(value, dict) else value
+        if isinstance(name, str) and name not in LABEL_POLICIES:
+            known = list(LABEL_POLICIES)
+            found = f"expected a label policy among {', '.join(known)}; found '{name}'."
+            raise ValueError(found + suggestion(name, known))
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("findings")
+    @classmethod
+    def _vocabulary(cls, findings: dict[str, PolicySpec]) -> dict[str, PolicySpec]:
+        return {_checked(require_finding, name): policy for name, policy in findings.items()}
+
+    def policy(self) -> LabelPolicy:
+        """Return the policy; the blanks of single findings follow the whole."""
+        single = {name: spec.policy() for name, spec in self.findings.items()}
+        return LabelPolicy(self.name, self.low, self.high, self.blank, single)
+
+
+class OverlapSpec(Section):
+    """Patients and images that two sites share: refuse the study, or remove them from the site listed later.
+
+    ``near``: bits in which the perceptual hashes of two copies of an image differ at most; null compares none.
+    """
+
+    action: Literal["refuse", "remove"] = "refuse"
+    near: Annotated[int, Field(ge=0, le=100)] | None = NEAR
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_action(cls, value: Any) -> Any:
+        return {"action": value} if isinstance(value, str) else value
+
+
+class SiteSpec(Section):
+    """One hospital: its database, where that lies (relative to the study file), and its role.
+
+    ``views``: which images take part. ``partition`` cuts the database into several sites, '<name>-<part>'.
+    """
+
+    database: NamedOptions
     root: Path
     role: Literal["training", "outside"] = "training"
-    label_policy: str | None = None
+    label_policy: PolicySpec | None = None
     on_error: Literal["refuse", "leave_out"] | None = None
+    views: Annotated[list[Literal["PA", "AP", "FRONTAL", "LATERAL", "unknown"]], Field(min_length=1)] = list(FRONTAL)  # type: ignore[arg-type]
+    closure: Closure | None = None
+    partition: NamedOptions | None = None
 
     @field_validator("database")
     @classmethod
-    def _known_database(cls, name: str) -> str:
-        return _named(DATABASES, name)
+    def _known_database(cls, value: NamedOptions) -> NamedOptions:
+        return _with_options(DATABASES, value)
 
-    @field_validator("label_policy")
+    @field_validator("partition")
     @classmethod
-    def _known_policy(cls, name: str | None) -> str | None:
-        return None if name is None else _policy(name)
+    def _known_partitioner(cls, value: NamedOptions | None) -> NamedOptions | None:
+        return value and _with_options(PARTITIONERS, value)
 
 
 class ImagesSpec(Section):
@@ -89,18 +156,6 @@ class SplitSpec(Section):
         if self.val + self.test >= 1:
             raise ValueError(f"expected val + test below 1; found {self.val} + {self.test}")
         return self
-
-
-class NamedOptions(BaseModel):
-    """A registered name with its options: ``linear_softmax``, or ``{name: top_k, fraction: 0.1}``."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
 
 class ModelSpec(Section):
@@ -196,7 +251,9 @@ class Study(Section):
     sites: Annotated[dict[str, SiteSpec], Field(min_length=1)]
     arms: Annotated[list[Literal["local", "pooled", "federated"]], Field(min_length=1)] = list(ARMS)  # type: ignore[arg-type]
     seeds: Annotated[list[Annotated[int, BeforeValidator(_no_truth)]], Field(min_length=1)] = [0]
-    label_policy: str = "ignore"
+    label_policy: PolicySpec = PolicySpec()
+    closure: Closure = "none"
+    overlap: OverlapSpec = OverlapSpec()
     images: ImagesSpec = ImagesSpec()
     split: SplitSpec = SplitSpec()
     model: ModelSpec = ModelSpec()
@@ -233,11 +290,6 @@ class Study(Section):
         if all(site.role == "outside" for site in sites.values()):
             raise ValueError("expected at least one site with the role 'training'; found none")
         return sites
-
-    @field_validator("label_policy")
-    @classmethod
-    def _known_policy(cls, name: str) -> str:
-        return _policy(name)
 
     @field_validator("name")
     @classmethod
@@ -327,19 +379,13 @@ def _checked(check: Any, name: str) -> str:
         raise ValueError(str(error)) from None
 
 
-def _policy(name: str) -> str:
-    if name not in LABEL_POLICIES:
-        known = list(LABEL_POLICIES)
-        raise ValueError(f"expected a label policy among {', '.join(known)}; found '{name}'.{suggestion(name, known)}")
-    return name
-
-
 def _with_options(registry: Any, value: NamedOptions) -> NamedOptions:
     """Check the name, and that what it names takes the options."""
     _named(registry, value.name)
     known: list[str] = []
     for option in value.model_extra or {}:
-        known = known or [p for p in signature(registry.load(value.name)).parameters if p not in GIVEN]
+        named = registry.load(value.name)
+        known = known or [p for p in signature(getattr(named, "read", named)).parameters if p not in GIVEN]
         if option not in known:
             raise ValueError(f"'{value.name}' has no option '{option}'.{suggestion(option, known)}")
     return value

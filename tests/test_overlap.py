@@ -1,0 +1,122 @@
+"""Shared patients and images are found by names, ids, content and look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageOps
+
+import hospitals
+from hilum.databases.replica import draw_radiograph
+from hilum.images.fingerprint import BITS, NEAR, near_pairs, perceptual_hash
+from hilum.images.intensity import normalize
+from hilum.images.letterbox import letterbox
+from hilum.sites.overlap import Fingerprint, shared
+
+
+def hashes(films: list[Image.Image], size: int = 128) -> np.ndarray:
+    """Return the hashes of images as a site with squares of ``size`` computes them."""
+    pairs = [letterbox(normalize(np.asarray(film, np.float32) / 255), size) for film in films]
+    return perceptual_hash(np.stack([square for square, _ in pairs]), np.array([frame for _, frame in pairs]))
+
+
+@pytest.fixture(scope="module")
+def films() -> list[Image.Image]:
+    draws = np.random.default_rng(0)
+    spots = draws.uniform(0, 0.7, (24, 3, 2))
+    lesions = [tuple((x, y, x + 0.25, y + 0.2) for x, y in three) for three in spots]
+    return [draw_radiograph(f"film {n}", (300, 360), lesion) for n, lesion in enumerate(lesions)]
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a[:, None] != b[None]).sum(2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda film: film.resize((150, 180), Image.Resampling.LANCZOS),
+        lambda film: film.resize((700, 840)),
+        lambda film: film.resize((300, 300)),
+        lambda film: film.point(lambda v: 255 * (v / 255) ** 0.7),
+        ImageOps.equalize,
+    ],
+    ids=["half", "enlarged", "squeezed", "gamma", "equalized"],
+)
+def test_copies_are_near_and_other_films_are_not(change: object, films: list[Image.Image]) -> None:
+    found = distances(hashes(films), hashes([change(film) for film in films]))  # type: ignore[operator]
+    assert np.diag(found).max() <= NEAR
+    assert np.median(found[~np.eye(len(films), dtype=bool)]) > NEAR
+
+
+def test_the_size_of_the_cache_does_not_matter(films: list[Image.Image]) -> None:
+    assert np.diag(distances(hashes(films, 128), hashes(films, 224))).max() <= NEAR
+
+
+def test_an_inverted_copy_is_found(films: list[Image.Image]) -> None:
+    inverted = hashes([ImageOps.invert(film) for film in films])
+    own = {(k, k) for k in range(len(films))}
+    assert own <= {(int(i), int(j)) for i, j in near_pairs(hashes(films), inverted)}
+
+
+def test_near_pairs_are_those_of_the_distance() -> None:
+    draws = np.random.default_rng(1)
+    a = draws.random((40, BITS)) < 0.5
+    flipped = draws.random((40, BITS)) < 0.1
+    b = a ^ flipped
+    apart = distances(a, b)
+    expected = np.argwhere((apart <= 25) | (apart >= BITS - 25))
+    np.testing.assert_array_equal(near_pairs(a, b, 25), expected)
+
+
+def of(patients: str, names: str, look: np.ndarray | None = None) -> Fingerprint:
+    n = len(names)
+    bits = np.random.default_rng(ord(names[0])).random((n, BITS)) < 0.5 if look is None else look
+    return Fingerprint(np.array(list(patients)), np.array(list(names)), np.array([f"file {c}" for c in names]), bits)
+
+
+def test_what_two_sites_share_is_counted_and_named() -> None:
+    a, b = of("ppq", "xyz"), of("pqqr", "uxvw")
+    found = shared(a, b)
+    assert (found.patients, found.names, found.files, found.alike) == (2, 1, 1, 0)
+    assert found.rows.tolist() == [0, 1, 2]
+    assert len(shared(of("a", "b"), of("c", "d")).rows) == 0
+
+
+def test_images_that_look_the_same_are_shared_unless_nobody_asks() -> None:
+    a, b = of("ab", "cd"), of("ef", "gh", of("ab", "cd").look[::-1])
+    assert (shared(a, b).alike, shared(a, b, None).alike) == (2, 0)
+
+
+def rewrite_copy(root: Path) -> None:
+    """Put a resized copy of an image of 'north' into 'south', under another name and patient."""
+    table = pd.read_csv(root / "south" / "labels.csv", dtype=str)
+    film = Image.open(root / "north" / pd.read_csv(root / "north" / "labels.csv", dtype=str)["image"][3])
+    film.resize((film.width * 2, film.height * 2)).save(root / "south" / table["image"][0])
+
+
+def test_a_resized_copy_is_refused_and_removed_on_demand(tmp_path: Path) -> None:
+    study = hospitals.write_study(tmp_path)
+    rewrite_copy(tmp_path)
+    refused = hospitals.hilum("study", study, "--out", tmp_path / "run")
+    assert refused.status == 1
+    assert "'north' and 'south' share 0 patients and 0 identical images, 1 images that look the same" in refused.err
+    options = ("--set", "overlap=remove", "--set", "seeds=[0]", "--set", "arms=[pooled]")
+    done = hospitals.hilum("study", study, "--out", tmp_path / "run", *options)
+    assert done.status == 0, done.err
+    sites = {site["name"]: site for site in hospitals.json_of(tmp_path / "run" / "sites.json")}
+    assert sites["north"]["removed"] == []
+    (told,) = sites["south"]["removed"]
+    assert told["reason"] == "shared with another site"
+    assert 1 <= told["count"] <= 4
+    assert "shared with another site" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_near_null_looks_at_names_and_files_only(tmp_path: Path) -> None:
+    study = hospitals.write_study(tmp_path)
+    rewrite_copy(tmp_path)
+    options = ("--set", "overlap.near=null", "--set", "seeds=[0]", "--set", "arms=[pooled]")
+    assert hospitals.hilum("study", study, "--out", tmp_path / "run", *options).status == 0
