@@ -18,9 +18,10 @@ from hilum.federation.strategies import STRATEGIES
 from hilum.models import BACKBONES, POOLINGS
 from hilum.randomness import derive_seed, numpy_generator, torch_generator
 from hilum.registry import Registry
+from hilum.sites.partitioners import PARTITIONERS
 from hilum.training.losses import LOSSES
 
-REGISTRIES = [DATABASES, METRICS, STRATEGIES, BACKBONES, POOLINGS, LOSSES]
+REGISTRIES = [DATABASES, PARTITIONERS, METRICS, STRATEGIES, BACKBONES, POOLINGS, LOSSES]
 ENTRIES = [pytest.param(registry, name, id=f"{registry.kind}-{name}") for registry in REGISTRIES for name in registry]
 SMALL = Registry("shape", {"square": "math:sqrt", "circle": "hilum.nowhere:Circle"})
 

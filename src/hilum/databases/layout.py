@@ -43,17 +43,18 @@ def find_file(root: Path, name: str) -> Path | None:
     return next((p for p in (root / f"{name}{end}" for end in ("", ".gz", ".zip")) if p.is_file()), None)
 
 
-def read_table(database: str, path: Path, columns: Iterable[str]) -> pd.DataFrame:
+def read_table(database: str, path: Path, columns: Iterable[str], separator: str = ",") -> pd.DataFrame:
     """Read a CSV (also .gz, .zip) as text; the index is the row in the file, where the header is row 1.
 
     Blank cells are NaN. Raises ``DataError`` for a missing column (with the nearest one found), a file
-    that is not UTF-8, not separated by commas, ragged or empty.
+    that is not UTF-8, not separated by ``separator``, ragged or empty.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(
                 path,
+                sep=separator,
                 dtype=str,
                 encoding="utf-8-sig",
                 index_col=False,
@@ -77,16 +78,16 @@ def read_table(database: str, path: Path, columns: Iterable[str]) -> pd.DataFram
             f"{database}: expected as many cells in every row of '{path.name}' as in its header ({reason}). "
             "Quote the cells that hold commas."
         ) from None
-    _refuse_repeated(database, path)
+    _refuse_repeated(database, path, separator)
     table.columns = table.columns.str.strip()
     _require_columns(database, path.name, list(table.columns), columns)
     table.index = pd.RangeIndex(2, 2 + len(table))
     return table.dropna(how="all")
 
 
-def _refuse_repeated(database: str, path: Path) -> None:
+def _refuse_repeated(database: str, path: Path, separator: str) -> None:
     """pandas would rename the second of two columns of one name."""
-    row = pd.read_csv(path, dtype=str, header=None, nrows=1, encoding="utf-8-sig", skipinitialspace=True)
+    row = pd.read_csv(path, sep=separator, dtype=str, header=None, nrows=1, encoding="utf-8-sig", skipinitialspace=True)
     header = [str(name).strip() for name in row.iloc[0].dropna()]
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:

@@ -124,7 +124,16 @@ class SiteSpec(Section):
     @field_validator("partition")
     @classmethod
     def _known_partitioner(cls, value: NamedOptions | None) -> NamedOptions | None:
-        return value and _with_options(PARTITIONERS, value)
+        if value is not None:
+            named = PARTITIONERS.load(_with_options(PARTITIONERS, value).name)
+            options = signature(named).parameters.items()
+            missing = [p for p, o in options if o.default is o.empty and p not in (value.model_extra or {})]
+            if missing:
+                raise ValueError(
+                    f"'{value.name}' needs the option '{missing[0]}', as {{name: {value.name}, {missing[0]}: …}}"
+                )
+            _checked(lambda _: named(**(value.model_extra or {})), value.name)
+        return value
 
 
 class ImagesSpec(Section):
