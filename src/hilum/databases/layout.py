@@ -111,6 +111,14 @@ def _require_columns(database: str, file: str, found: list[str], expected: Itera
         raise DataError(f"{database}: Expected a column \"{column}\" in '{file}'; {hint}.")
 
 
+def require_either(database: str, file: str, table: pd.DataFrame, *columns: str) -> str:
+    """Return the first of ``columns`` that the table has; raises ``DataError`` as for a missing column."""
+    present = [column for column in columns if column in table]
+    if not present:
+        _require_columns(database, file, list(table.columns), columns[:1])
+    return present[0]
+
+
 def list_names(folder: Path) -> list[str]:
     """Return the sorted names in ``folder`` (none if it is absent), read in one pass."""
     if not folder.is_dir():

@@ -41,9 +41,9 @@ TABLE_COLUMNS = (
     "Finding Labels",
     "Patient ID",
     "Patient Age",
-    "Patient Gender",
     "View Position",
 )
+SEX_COLUMNS = ("Patient Gender", "Patient Sex")
 # The header "Bbox [x,y,w,h]" is not quoted, so that it falls into four columns.
 BOX_CORNER_COLUMNS = ("Bbox [x", "y", "w", "h]")
 
@@ -77,7 +77,8 @@ class NIH14:
         source = layout.require_file(NAME, root, *TABLES)
         table = layout.read_table(NAME, source, TABLE_COLUMNS)
         layout.require_values(NAME, source.name, table, ("Image Index", "Patient ID"))
-        paths = table["Image Index"].map(_image_paths(root))
+        sex = layout.require_either(NAME, source.name, table, *SEX_COLUMNS)
+        paths = table["Image Index"].map(image_paths(root))
         present = paths.notna().to_numpy() | labels_only
         paths = paths.astype(object).where(paths.notna(), "images/" + table["Image Index"])
         layout.require_images(NAME, present, root, "'images/*.png' or 'images_001/images/*.png'")
@@ -93,7 +94,7 @@ class NIH14:
                 "patientid": table["Patient ID"],
                 "view": table["View Position"].where(table["View Position"].isin(("PA", "AP"))),
                 "age_years": ages,
-                "sex_male": table["Patient Gender"].map({"M": 1.0, "F": 0.0}),
+                "sex_male": table[sex].map({"M": 1.0, "F": 0.0}),
                 "official_split": splits[present],
                 "origin": NAME + "/" + table["Image Index"],
                 "origin_patientid": NAME + "/" + table["Patient ID"].str.lstrip("0"),
@@ -133,7 +134,7 @@ def _write_lines(path: Path, lines: list[str]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _image_paths(root: Path) -> dict[str, str]:
+def image_paths(root: Path) -> dict[str, str]:
     """Return file name → path relative to ``root``, listing every folder once."""
     folders = ["images", *(f"images_{part:03d}/images" for part in range(1, 13))]
     folders += [f"images_{part:03d}" for part in range(1, 13)]

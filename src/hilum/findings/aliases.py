@@ -25,6 +25,14 @@ ALIASES: tuple[Alias, ...] = (
     Alias("NORMAL", "kermany", "No Finding"),
     Alias("bacteria", "kermany", "Bacterial Pneumonia"),
     Alias("virus", "kermany", "Viral Pneumonia"),
+    Alias("Airspace opacity", "nih14_google", "Lung Opacity"),  # test_labels.csv, validation_labels.csv
+    Alias("Nodule or mass", "nih14_google", "Nodule/Mass"),
+    Alias("Pleural Thickening", "nih14_google", "Pleural_Thickening"),  # all_findings_expert_labels
+    Alias("Pleural Effusion", "chexpert", "Effusion"),  # train.csv, valid.csv
+    Alias("Pleural Effusion", "chexlocalize", "Effusion"),  # val_labels.csv, test_labels.csv, gt_segmentations_*.json
+    Alias("Airspace Opacity", "chexlocalize", "Lung Opacity"),  # gt_segmentations_*.json
+    Alias("Pleural Effusion", "mimic_cxr", "Effusion"),  # mimic-cxr-2.0.0-chexpert.csv.gz, -negbio.csv.gz
+    Alias("Airspace Opacity", "mimic_cxr", "Lung Opacity"),  # mimic-cxr-2.1.0-test-set-labeled.csv
 )
 
 _TABLE = {(alias.database, alias.name): alias.finding for alias in ALIASES}
