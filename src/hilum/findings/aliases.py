@@ -33,6 +33,22 @@ ALIASES: tuple[Alias, ...] = (
     Alias("Airspace Opacity", "chexlocalize", "Lung Opacity"),  # gt_segmentations_*.json
     Alias("Pleural Effusion", "mimic_cxr", "Effusion"),  # mimic-cxr-2.0.0-chexpert.csv.gz, -negbio.csv.gz
     Alias("Airspace Opacity", "mimic_cxr", "Lung Opacity"),  # mimic-cxr-2.1.0-test-set-labeled.csv
+    Alias("Aortic enlargement", "vindr", "Aortic Enlargement"),  # train.csv; annotations_*.csv, image_labels_*.csv
+    Alias("Clavicle fracture", "vindr", "Clavicle Fracture"),
+    Alias("Enlarged PA", "vindr", "Enlarged Pulmonary Artery"),
+    Alias("ILD", "vindr", "Interstitial Lung Disease"),
+    Alias("Lung cavity", "vindr", "Lung Cavity"),
+    Alias("Lung cyst", "vindr", "Lung Cyst"),
+    Alias("Lung tumor", "vindr", "Lung Tumor"),
+    Alias("Mediastinal shift", "vindr", "Mediastinal Shift"),
+    Alias("No finding", "vindr", "No Finding"),
+    Alias("Other disease", "vindr", "Other Disease"),
+    Alias("Other diseases", "vindr", "Other Disease"),
+    Alias("Other lesion", "vindr", "Other Lesion"),
+    Alias("Pleural effusion", "vindr", "Effusion"),
+    Alias("Pleural thickening", "vindr", "Pleural_Thickening"),
+    Alias("Pulmonary fibrosis", "vindr", "Fibrosis"),
+    Alias("Rib fracture", "vindr", "Rib Fracture"),
 )
 
 _TABLE = {(alias.database, alias.name): alias.finding for alias in ALIASES}
