@@ -162,7 +162,8 @@ def test_data_check_names_what_a_study_would_refuse(hospital: Path) -> None:
 def test_data_check_reads_every_database(name: str, tmp_path: Path) -> None:
     DATABASES.load(name).write_replica(tmp_path)
     counts = json.loads(hospitals.hilum("data", "check", name, tmp_path, "--json").out)
-    keys = {"images", "patients", "studies", "views", "boxes", "masks", "findings", "prevalence", "frontal", "problems"}
+    keys = {"images", "patients", "studies", "views", "boxes", "masks", "findings", "prevalence"}
+    keys |= {"frontal", "facts", "problems"}
     assert set(counts) == keys
     assert counts["images"] > 0
     for finding, labels in counts["findings"].items():

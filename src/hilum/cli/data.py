@@ -41,7 +41,7 @@ def check(
     named with its row and the reason. With --labels-only no image is looked for, and all that is listed counts.
     With --json: images, patients, studies, views, boxes, masks, findings ({name: {positive, negative, uncertain,
     unknown}}), prevalence ({name: positives / images}), frontal (images, patients and prevalence of the images that
-    are not known to be lateral) and problems.
+    are known to be frontal), facts (what images cannot tell, such as reports without one) and problems.
     """
     from hilum.images.check import unreadable
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,8 +77,8 @@ class Manifest:
     ``masks``: ``MASK_COLUMNS``, of a finding or of the anatomy, each as a file (``path``, relative to ``root``) or as
     ``rle`` (see ``databases.rle``) with ``width`` and ``height`` in px. Boxes and masks are for evaluation only.
     ``extra``: same order as ``images``, whatever else the database tells of an image (clinical values, scores,
-    votes of the readers); nothing is trained on it. ``rows``: where the label file lists each image, such as
-    'labels.csv row 7'; empty where no table does.
+    votes of the readers); nothing is trained on it. ``facts``: counts that images cannot tell, for people.
+    ``rows``: where the label file lists each image, such as 'labels.csv row 7'; empty where no table does.
     Raises ``DataError``.
     """
 
@@ -90,6 +91,7 @@ class Manifest:
     problems: tuple[Problem, ...] = ()
     rows: tuple[str, ...] = ()
     extra: pd.DataFrame = field(default_factory=pd.DataFrame)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = [c for c in IMAGE_COLUMNS if c not in self.images]
@@ -172,12 +174,13 @@ class Manifest:
             "findings": findings,
             "prevalence": self._prevalence(np.ones(len(self), bool)),
             "frontal": self._frontal(),
+            "facts": dict(self.facts),
             "problems": [str(p) for p in self.problems],
         }
 
     def _frontal(self) -> dict[str, Any]:
-        """Return images, patients and prevalence of what is not known to be lateral."""
-        frontal = (self.images["view"] != "LATERAL").to_numpy()
+        """Return images, patients and prevalence of what is known to be frontal."""
+        frontal = self.images["view"].isin(("PA", "AP", "FRONTAL")).to_numpy()
         patients = int(self.images["patientid"][frontal].nunique())
         return {"images": int(frontal.sum()), "patients": patients, "prevalence": self._prevalence(frontal)}
 
