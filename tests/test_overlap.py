@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import hospitals
+from hilum.databases import DATABASES
 from hilum.databases.replica import draw_radiograph
 from hilum.images.fingerprint import BITS, NEAR, near_pairs, perceptual_hash
 from hilum.images.intensity import normalize
@@ -120,3 +121,23 @@ def test_near_null_looks_at_names_and_files_only(tmp_path: Path) -> None:
     rewrite_copy(tmp_path)
     options = ("--set", "overlap.near=null", "--set", "seeds=[0]", "--set", "arms=[pooled]")
     assert hospitals.hilum("study", study, "--out", tmp_path / "run", *options).status == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "finding"),
+    [("nih14", "nih14_google", "Pneumothorax"), ("chexpert", "chexlocalize", "Cardiomegaly")],
+)
+def test_databases_of_the_same_images_are_told_by_their_published_names(
+    first: str, second: str, finding: str, tmp_path: Path
+) -> None:
+    sites = ""
+    for name in (first, second):
+        DATABASES.load(name).write_replica(tmp_path / name)
+        role = "training" if name == first else "outside"
+        sites += f"  {name}: {{database: {name}, root: {name}, role: {role}}}\n"
+    study = tmp_path / "study.yaml"
+    study.write_text(f"name: x\nfindings: [{finding}]\noverlap: {{near: null}}\nimages: {{size: 32}}\nsites:\n{sites}")
+    outcome = hospitals.hilum("study", study, "--out", tmp_path / "run")
+    assert outcome.status == 1
+    assert f"'{first}' and '{second}' share" in outcome.err
+    assert "by their published names" in outcome.err
