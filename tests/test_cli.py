@@ -30,7 +30,7 @@ from hilum.study import demo
 from hilum.study.directory import RunDirectory
 from hilum.study.spec import parse_study
 
-VERBS = ("demo", "study", "predict", "report", "list", "data", "data check", "data manifest")
+VERBS = ("demo", "study", "shift", "predict", "report", "list", "data", "data check", "data manifest")
 
 
 @pytest.fixture(autouse=True)

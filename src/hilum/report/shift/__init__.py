@@ -1,0 +1,1 @@
+"""The page of a directory that ``hilum shift`` has written."""
