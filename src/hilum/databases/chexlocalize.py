@@ -11,7 +11,7 @@ import pandas as pd
 
 from hilum.databases import layout, rle
 from hilum.databases.chexpert_tables import OBSERVATIONS, image_table, listed_images, read_images, rows_in
-from hilum.databases.manifest import MASK_COLUMNS, Card, Manifest, Problem
+from hilum.databases.manifest import MASK_COLUMNS, RUN_COLUMNS, Card, Manifest, Problem
 from hilum.databases.replica import draw_radiograph
 from hilum.errors import DataError
 from hilum.findings.aliases import finding_of
@@ -156,7 +156,7 @@ def _read_masks(home: Path, listed: pd.Series, kept: pd.Series) -> tuple[pd.Data
             if keys.get(image) in read:
                 rows += [(keys[image], *_mask(name, image, *item)) for item in findings.items()]
     filled = [row for row in rows if " " in row[3]]
-    return pd.DataFrame(filled, columns=list(MASK_COLUMNS)), problems
+    return pd.DataFrame(filled, columns=[*MASK_COLUMNS, *RUN_COLUMNS]), problems
 
 
 def _load(file: Path) -> dict[str, dict[str, Any]]:

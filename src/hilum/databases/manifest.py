@@ -20,7 +20,8 @@ IMAGE_COLUMNS = (
 )
 VIEWS = ("PA", "AP", "FRONTAL", "LATERAL")
 BOX_COLUMNS = ("image_id", "finding", "x0", "y0", "x1", "y1")
-MASK_COLUMNS = ("image_id", "finding", "path", "rle", "width", "height")
+MASK_COLUMNS = ("image_id", "finding", "path")
+RUN_COLUMNS = ("rle", "width", "height")
 ABSENT = "image not on disk"
 
 
@@ -74,8 +75,8 @@ class Manifest:
     ``boxes``: ``BOX_COLUMNS``, corners as fractions [0, 1] of the width and height of the image, whatever
     its stored size, or NaN where only label tables were read and none states the size; optional columns
     ``reader`` (who drew it) and ``row`` (the row of the file: rows of one number are one box).
-    ``masks``: ``MASK_COLUMNS``, of a finding or of the anatomy, each as a file (``path``, relative to ``root``) or as
-    ``rle`` (see ``databases.rle``) with ``width`` and ``height`` in px. Boxes and masks are for evaluation only.
+    ``masks``: ``MASK_COLUMNS``, of a finding or of the anatomy, each as a file (``path``, relative to ``root``) or,
+    where ``RUN_COLUMNS`` follow, as ``rle`` (see ``databases.rle``) with ``width`` and ``height`` in px. Boxes and masks are for evaluation only.
     ``extra``: same order as ``images``, whatever else the database tells of an image (clinical values, scores,
     votes of the readers); nothing is trained on it. ``facts``: counts that images cannot tell, for people.
     ``rows``: where the label file lists each image, such as 'labels.csv row 7'; empty where no table does.

@@ -11,7 +11,7 @@ import pandas as pd
 
 from hilum.databases import layout, rle
 from hilum.databases.dicom_headers import header_texts, views_of
-from hilum.databases.manifest import MASK_COLUMNS, Card, Manifest, Problem
+from hilum.databases.manifest import MASK_COLUMNS, RUN_COLUMNS, Card, Manifest, Problem
 from hilum.databases.replica_dicom import save_dicom_radiograph
 from hilum.errors import DataError
 
@@ -133,7 +133,7 @@ def _masks(marked: pd.DataFrame, source: str) -> pd.DataFrame:
     runs = [_runs(text, f"{source} row {row}") for row, text in marked["EncodedPixels"].items()]
     united = pd.Series(runs, index=marked["ImageId"], dtype=object).groupby(level=0, sort=False).agg(_united)
     masks = pd.DataFrame({"image_id": united.index, "finding": FINDING, "rle": united.to_numpy()})
-    return masks.assign(width=FRAME, height=FRAME).reindex(columns=list(MASK_COLUMNS))
+    return masks.assign(width=FRAME, height=FRAME).reindex(columns=[*MASK_COLUMNS, *RUN_COLUMNS])
 
 
 def _runs(pairs: str, where: str) -> str:
