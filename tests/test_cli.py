@@ -24,7 +24,6 @@ from hilum.cli import main
 from hilum.cli.listing import KINDS
 from hilum.databases import DATABASES
 from hilum.errors import StudyError
-from hilum.findings.policy import LABEL_POLICIES
 from hilum.findings.vocabulary import FINDINGS
 from hilum.study import demo
 from hilum.study.directory import RunDirectory

@@ -15,7 +15,7 @@ from hilum.errors import DataError
 ONE_IMAGE_A_PATIENT = {"shenzhen", "montgomery", "tbx11k", "rsna", "siim", "vindr", "aiforcovid"}
 POSITIVES_ONLY = {"hannover", "brixia"}
 SIZES_FROM_IMAGES = {"folder", "phantom"}
-FROM_FILE_NAMES = {"shenzhen", "kermany", "montgomery"}
+FROM_FILE_NAMES = {"shenzhen", "kermany", "montgomery", "dicom"}
 WITH_BOXES = {"nih14", "tbx11k", "folder", "phantom", "rsna", "vindr"}
 WITH_MASKS = {"folder", "phantom", "siim", "chexlocalize", "montgomery"}
 

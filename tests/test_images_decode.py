@@ -131,7 +131,7 @@ DEFECTS = {
     "empty file": b"",
     "wrong format": b"patient,finding\n1,Effusion\n" * 10,
     "expected content of .png": saved(Image.fromarray(GREY), "BMP"),
-    "found .dcm": bytes(128) + b"DICM" + bytes(100),
+    "expected a DICOM image": bytes(128) + b"DICM" + bytes(100),
     "truncated": png(GREY, 8, 0)[:-40],
     "too small": png(GREY[:15], 8, 0),
     "found 32 × 15": png(GREY[:15], 8, 0),
@@ -174,7 +174,7 @@ def test_another_format_needs_one_line_in_the_registry(monkeypatch):
 
 
 def as_dicom(data):
-    """Stand in for the decoder that follows later."""
+    """Stand in for a decoder."""
     return np.zeros((1, len(data)), np.float32)
 
 

@@ -23,6 +23,7 @@ DATABASES = Registry(
         "brixia": "hilum.databases.brixia:Brixia",
         "montgomery": "hilum.databases.montgomery:Montgomery",
         "folder": "hilum.databases.folder:Folder",
+        "dicom": "hilum.databases.dicom:DicomFolder",
         "phantom": "hilum.databases.phantom:Phantom",
     },
 )

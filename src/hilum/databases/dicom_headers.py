@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
+
+from hilum.databases.dicom_elements import DICOM_HEAD, is_dicom
+from hilum.databases.dicom_tags import Header, read_header
+from hilum.errors import ImageError
 
 THREADS = 8
 _VIEWS = {"PA": "PA", "AP": "AP", "LL": "LATERAL", "RL": "LATERAL", "LATERAL": "LATERAL"}
@@ -22,7 +27,7 @@ def view_positions(paths: Sequence[Path]) -> list[str | float]:
 
 
 def header_texts(paths: Sequence[Path], keywords: Sequence[str]) -> pd.DataFrame:
-    """Return one row a file with the text of every keyword, as written: '51' for an age is not refused.
+    """Return one row a file with the text of every keyword in capitals: '51' for an age is not refused.
 
     NaN where the file is absent, is not DICOM or does not say; pixels are not read.
     """
@@ -36,14 +41,15 @@ def views_of(positions: pd.Series) -> pd.Series:
     return positions.astype(object).str.strip().str.upper().map(_VIEWS).astype(object)
 
 
-def _texts(path: Path, keywords: Sequence[str]) -> list[str | float]:
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
+def header_of(path: Path) -> Header | None:
+    """Return the header of a file, None where it is absent, is not DICOM or is damaged."""
     try:
-        header = dcmread(path, stop_before_pixels=True, specific_tags=list(keywords))
-    except (OSError, InvalidDicomError):
-        return [math.nan] * len(keywords)
-    values = [header.get_item(keyword).value if keyword in header else None for keyword in keywords]
-    texts = [value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "") for value in values]
-    return [text.strip(" \0") or math.nan for text in texts]
+        with path.open("rb") as file:
+            return read_header(file) if is_dicom(file.read(DICOM_HEAD)) else None
+    except (OSError, ImageError, struct.error):
+        return None
+
+
+def _texts(path: Path, keywords: Sequence[str]) -> list[str | float]:
+    header = header_of(path)
+    return [math.nan if header is None else header.text(keyword) or math.nan for keyword in keywords]

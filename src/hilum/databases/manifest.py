@@ -76,7 +76,8 @@ class Manifest:
     its stored size, or NaN where only label tables were read and none states the size; optional columns
     ``reader`` (who drew it) and ``row`` (the row of the file: rows of one number are one box).
     ``masks``: ``MASK_COLUMNS``, of a finding or of the anatomy, each as a file (``path``, relative to ``root``) or,
-    where ``RUN_COLUMNS`` follow, as ``rle`` (see ``databases.rle``) with ``width`` and ``height`` in px. Boxes and masks are for evaluation only.
+    where ``RUN_COLUMNS`` follow, as ``rle`` (see ``databases.rle``) with ``width`` and ``height`` in px. Boxes and
+    masks are for evaluation only.
     ``extra``: same order as ``images``, whatever else the database tells of an image (clinical values, scores,
     votes of the readers); nothing is trained on it. ``facts``: counts that images cannot tell, for people.
     ``rows``: where the label file lists each image, such as 'labels.csv row 7'; empty where no table does.

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hilum.databases import layout
-from hilum.databases.dicom_headers import THREADS
+from hilum.databases.dicom_headers import THREADS, header_of
 
 SIZES = "train_meta.csv"
 SUFFIXES = (".dicom", ".dcm", ".png", ".jpg", ".jpeg")
@@ -65,22 +65,11 @@ def _frame(path: Path) -> Frame:
 
 
 def _of_dicom(path: Path) -> Frame:
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
-    tags = ["Rows", "Columns", "PatientAge", "PatientSex"]
-    try:
-        header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
-        width, height = float(header.Columns), float(header.Rows)
-    except (OSError, InvalidDicomError, AttributeError, TypeError, ValueError):
+    header = header_of(path)
+    width, height = (header.integer("Columns"), header.integer("Rows")) if header else (None, None)
+    if header is None or width is None or height is None:
         return Frame()
-    age, sex = (header.get_item(tag).value if tag in header else b"" for tag in tags[2:])
-    return Frame(width, height, _text(age), _text(sex))
-
-
-def _text(value: object) -> str:
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
-    return text.strip(" \0")
+    return Frame(float(width), float(height), header.text("PatientAge"), header.text("PatientSex"))
 
 
 def _of_picture(path: Path) -> Frame:

@@ -76,9 +76,7 @@ def shared(a: Fingerprint, b: Fingerprint, near: int | None = NEAR) -> Shared:
     if near is not None:
         alike[near_pairs(a.look, b.look, near)[:, 1]] = True
     rows = np.flatnonzero(patients | names | content | alike)
-    return Shared(
-        len(np.unique(b.patients[patients])), int(names.sum()), int(content.sum()), int(alike.sum()), rows
-    )
+    return Shared(len(np.unique(b.patients[patients])), int(names.sum()), int(content.sum()), int(alike.sum()), rows)
 
 
 def resolve_overlap(
