@@ -113,7 +113,7 @@ def test_without_the_mapping_every_image_is_a_patient(root):
     manifest = RSNA.read(root)
     assert manifest.images[["origin", "origin_patientid"]].isna().all(axis=None)
     assert manifest.images["patientid"].equals(manifest.images["image_id"])
-    assert manifest.problems == ()
+    assert [problem.where for problem in manifest.problems] == [MAPPING]
 
 
 def test_the_root_may_be_the_parent(root, tmp_path_factory):

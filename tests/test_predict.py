@@ -203,7 +203,10 @@ def test_a_wrong_choice_is_told(
 
 def test_a_path_without_images_is_told(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for path, told in (("empty", "Expected PNG or JPEG files in the folder"), ("absent.png", "there is none")):
+    for path, told in (
+        ("empty", "Expected PNG, JPEG or DICOM (.dcm) files in the folder"),
+        ("absent.png", "there is none"),
+    ):
         outcome = hospitals.hilum("predict", tiny_run, tmp_path / path, "--out", tmp_path / "out")
         assert (outcome.status, told in outcome.err) == (1, True)
 

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hilum.errors import DataError
 from hilum.shift import discriminator
-from hilum.shift.a_distance import a_distance, split_half
+from hilum.shift.a_distance import a_distance, distance_of, split_half
 from hilum.shift.discriminator import Participant, Party, Trainer
 from hilum.shift.optimizer import minimize
 from hilum.shift.proportions import Tally, difference, mean_rate, wilson
@@ -20,6 +20,15 @@ def gaussians(shift, n=2000, d=3, seed=0):
     a, b = rng.normal(size=(2, n, d))
     b[:, 0] += shift
     return a, b
+
+
+def test_an_error_above_one_half_keeps_the_width_of_its_interval():
+    who = np.arange(17)
+    wrong, right = (Tally.of(np.arange(17) < count, who) for count in (15, 4))
+    found = distance_of(wrong, wrong, 17)
+    assert (found.value, found.low) == (0, 0)
+    assert found.high > 0.3
+    assert distance_of(right, right, 17).high == pytest.approx(2 - 4 * mean_rate(right, right)[1])
 
 
 def measure(a, b, **options):

@@ -125,7 +125,7 @@ def test_noise_has_the_deviation_that_is_stated():
     targets = np.random.default_rng(1).integers(0, 2, (400, 3)).astype(float)
     x = standardize([a])[0]
     plain = summarize(x, who, clip=3.0, histograms=np.abs(x), targets=targets)
-    noisy = [add_noise(plain, 1.0, seed) for seed in range(200)]
+    noisy = [add_noise(plain, 1.0, np.random.default_rng(seed)) for seed in range(200)]
     stated = noisy[0].privacy.noise
     sigma = gaussian_sigma(1.0, 1e-5) * math.sqrt(7)
     assert stated["moments: total"] == pytest.approx(6 * sigma)
@@ -139,11 +139,27 @@ def test_noise_has_the_deviation_that_is_stated():
         assert values.std() == pytest.approx(stated[part], rel=0.05)
         assert abs(values.mean()) < 4 * stated[part] / math.sqrt(values.size)
     assert noisy[0].fourier.noise == stated["fourier"] ** 2
-    again = add_noise(plain, 1.0, 0)
+    again = add_noise(plain, 1.0, np.random.default_rng(0))
     np.testing.assert_array_equal(again.fourier.total, noisy[0].fourier.total)
-    fewer = add_noise(plain, 1.0, 0, parts=["fourier"])
+    fewer = add_noise(plain, 1.0, parts=["fourier"])
     assert fewer.signature is None
     assert fewer.privacy.noise["fourier"] == pytest.approx(stated["fourier"] / math.sqrt(7))
+
+
+def test_no_published_value_repeats_the_noise():
+    a, b, who_a, who_b = sites(n=60)
+    plain = summarize(a, who_a, 4, clip=2.0)
+    first, second = (add_noise(plain, 1.0) for _ in range(2))
+    assert not np.isclose(first.moments.total, second.moments.total).any()
+    parts = Party(a, who_a, "a"), Party(b, who_b, "b")
+    sizes = {"epsilon": 0.5, "clip": 3.0}
+    assert len({private_a_distance(parts, 3, 0, **sizes).error for _ in range(20)}) > 1
+
+
+def test_a_private_distance_counts_patients_not_images():
+    a, b, who_a, who_b = sites(n=60)
+    found = private_a_distance([Party(a, who_a, "a"), Party(b, who_b, "b")], 3, 0, epsilon=1.0, clip=3.0)
+    assert found.n == min(len(set(who_a)), len(set(who_b))) < 60
 
 
 def test_one_patient_changes_no_part_by_more_than_its_sensitivity():
@@ -184,9 +200,9 @@ def test_noise_cancels_on_average_in_the_mmd():
     a, b, who_a, who_b = sites(1.0, n=600)
     _, first, second = two_messages(a, b, who_a, who_b, clip=4.0)
     exact = federated_mmd(first, second).value
+    rng = np.random.default_rng(0)
     noisy = [
-        federated_mmd(*(add_noise(s, 2.0, 2 * k + i, parts=["fourier"]) for i, s in enumerate((first, second)))).value
-        for k in range(200)
+        federated_mmd(*(add_noise(s, 2.0, rng, parts=["fourier"]) for s in (first, second))).value for _ in range(200)
     ]
     assert np.mean(noisy) == pytest.approx(exact, abs=4 * np.std(noisy) / math.sqrt(200))
     assert np.std(noisy) > 1e-4
@@ -196,9 +212,9 @@ def test_less_privacy_comes_closer():
     a, b, who_a, who_b = sites(1.0, n=600, d=6)
     pooled, first, second = two_messages(a, b, who_a, who_b, clip=2.5)
     exact = federated_emd(first, second, pooled).cost
-    off = []
+    off, draw = [], np.random.default_rng(0)
     for epsilon in (0.5, 4.0, 1000.0):
-        pairs = [(add_noise(first, epsilon, k), add_noise(second, epsilon, 99 + k)) for k in range(10)]
+        pairs = [(add_noise(first, epsilon, draw), add_noise(second, epsilon, draw)) for _ in range(10)]
         off.append(np.mean([abs(federated_emd(*pair, pooled).cost - exact) for pair in pairs]))
     assert off[0] > off[1] > off[2]
     assert off[2] < 0.01 * exact
@@ -206,15 +222,15 @@ def test_less_privacy_comes_closer():
 
 def test_private_a_distance_orders_shifts_and_pays_for_them():
     shifts = (0, 0.3, 0.6, 1.0, 2.0)
-    values = []
+    values, draw = [], np.random.default_rng(0)
     for shift in shifts:
         rng = np.random.default_rng(7)
         a, b = rng.normal(size=(2, 500, 10))
         parts = Party(a, np.arange(500), "a"), Party(b + shift / math.sqrt(10), np.arange(500), "b")
-        values.append(private_a_distance(parts, 5, 0, epsilon=2.0, clip=math.sqrt(10)))
+        values.append(private_a_distance(parts, 5, 0, epsilon=2.0, clip=math.sqrt(10), rng=draw))
     assert spearmanr(shifts, [v.value for v in values]).statistic > 0.85
     assert values[-1].value == pytest.approx(2 * (1 - 2 * norm.cdf(-1)), abs=0.2)
-    free = private_a_distance(parts, 5, 0, epsilon=1e4, clip=1e3)
+    free = private_a_distance(parts, 5, 0, epsilon=1e4, clip=1e3, rng=draw)
     assert free.value == pytest.approx(2 * (1 - 2 * norm.cdf(-1)), abs=0.1)
     assert values[-1].high - values[-1].low > free.high - free.low
     assert values[0].privacy.epsilon == 2.0
@@ -232,14 +248,14 @@ def test_refuses_what_does_not_fit():
     with pytest.raises(DataError, match="one kernel"):
         federated_mmd(first, other)
     with pytest.raises(DataError, match="clip"):
-        add_noise(first, 1.0, 0)
+        add_noise(first, 1.0)
     clipped = summarize(a, who_a, 4, clip=2.0)
     with pytest.raises(DataError, match="parts of"):
-        add_noise(clipped, 1.0, 0, parts=["images"])
+        add_noise(clipped, 1.0, parts=["images"])
     with pytest.raises(DataError, match="ε > 0"):
-        add_noise(clipped, 0.0, 0)
+        add_noise(clipped, 0.0)
     with pytest.raises(DataError, match="without noise"):
-        add_noise(add_noise(clipped, 1.0, 0), 1.0, 1)
+        add_noise(add_noise(clipped, 1.0), 1.0)
     with pytest.raises(DataError, match="histogram"):
         federated_histogram_emd(first, first)
     with pytest.raises(DataError, match="2 sites"):

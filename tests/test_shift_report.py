@@ -22,6 +22,7 @@ from test_report import Page
 
 SITES = ("north", "south", "east")
 LINEAR = "a_distance_linear"
+PAIRS = (("north", "south"), ("east", "north"), ("east", "south"))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_words_where_nothing_differs(out: Path) -> None:
     shift = with_distances(out, {})
     assert lede(shift) == "The images of no pair of sites can be told apart beyond what two halves of one site differ."
     told = " ".join(findings(shift))
-    assert "Grey levels alone do not tell any pair apart" in told
+    assert "Grey levels alone do not tell any pair apart beyond" in told
     assert "16 × 16 cells tells 0 of 3 pairs" in told
     assert not any("lose at another" in sentence for sentence in expectations(shift))
 
@@ -157,10 +158,46 @@ def test_a_wide_interval_is_not_clear(out: Path) -> None:
     assert with_distances(out, {("trained", "north", "south"): (1.0, 0.25, 1.8)}).clear("trained", "north", "south")
 
 
+def test_no_claim_without_a_control(out: Path) -> None:
+    far = (1.8, 1.6, 1.9)
+    kinds = ("histogram", "pixels", "untrained", "trained")
+    records = copy.deepcopy(with_distances(out, {(k, *p): far for k in kinds for p in PAIRS}).content["pairs"])
+    for r in records:
+        if r["measure"] == LINEAR and r["a"] == r["b"] == "south":
+            r |= {"value": None, "low": None, "high": None, "note": "too few"}
+    shift = changed(out, pairs=records)
+    assert shift.noise("trained", LINEAR, "north", "south") is None
+    assert not shift.clear("trained", "north", "south")
+    assert shift.clear("trained", "east", "north")
+    assert lede(shift).startswith("The images of 1 of 1 pair of sites with a control")
+    assert "2 pairs have no control" in lede(shift)
+    for r in records:
+        if r["measure"] == LINEAR and r["a"] == r["b"]:
+            r |= {"value": None, "low": None, "high": None, "note": "too few"}
+    bare = changed(out, pairs=records)
+    assert lede(bare).startswith("No pair of sites has a control")
+    assert "Scanner and processing" not in " ".join(findings(bare))
+
+
+def test_says_what_protects_and_what_it_costs(out: Path, page: Page) -> None:
+    text = re.sub(r"\s+", " ", page.text)
+    assert "This page and shift.json protect nobody" in text
+    assert "shares shift.private.json alone" in text
+    assert "lower bound" not in text
+    for one in read_shift(out).content["privacy"]["sites"]:
+        assert f"{one['site']} {one['summaries']} {one['a_distances']} {one['epsilon']:.4g} {one['delta']:.2g}" in text
+    assert "Before any training, on" not in text, "a run was given"
+    for name in ("EMD of single images", "EMD, partial"):
+        assert name in text
+
+
 def test_words_tell_labels_ages_and_what_is_not_recorded(out: Path) -> None:
     told = " ".join(findings(read_shift(out)))
     assert "Bernoulli distance" in told
     assert "Age cannot be compared: no two sites record it." in told
+    few = copy.deepcopy(read_shift(out).content["demographics"])
+    few[0]["age"] |= {"value": -12.3, "low": None, "high": None, "a": 40.0, "b": 52.3, "n_a": 1, "n_b": 9}
+    assert "Age cannot be compared: too few patients" in " ".join(findings(changed(out, demographics=few)))
     rows = copy.deepcopy(read_shift(out).content["demographics"])
     rows[0]["age"] |= {"value": -12.3, "low": -14.0, "high": -10.6, "a": 40.0, "b": 52.3, "n_a": 9, "n_b": 9}
     aged = " ".join(findings(changed(out, demographics=rows)))

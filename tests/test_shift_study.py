@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,21 @@ import pytest
 from scipy.stats import spearmanr
 
 import hospitals
-from hilum.errors import MissingExtra, StudyError
+from hilum.errors import MissingExtra, RunError, StudyError
 from hilum.models import BACKBONES
 from hilum.randomness import derive_seed
-from hilum.shift.pairs import EXACT
+from hilum.shift.measures import EXACT, PRIVATE
+from hilum.shift.pairs import pairwise
+from hilum.sites.site import keep_rows
 from hilum.study.directory import RunDirectory
 from hilum.study.hospitals import load_sites
 from hilum.study.shift import pairs as shift_pairs
 from hilum.study.shift.closeness import closeness
-from hilum.study.shift.damage import correlations, cross_site_losses, rank_correlation
+from hilum.study.shift.damage import correlations, cross_site_losses, rank_correlation, require_same_images
 from hilum.study.shift.features import feature_kinds
 from hilum.study.shift.measure import ShiftPlan, measure_shift
 from hilum.study.shift.pairs import MEASURES
-from hilum.study.shift.sample import draw_sample
+from hilum.study.shift.sample import Sample, draw_sample
 from hilum.study.spec import Study, load_study
 
 SITES = ("north", "south", "east")
@@ -62,7 +65,7 @@ def measured(tiny_study: Path, tiny_run: Path, tmp_path_factory: pytest.TempPath
 
 def test_writes_its_files(measured: Path) -> None:
     assert {path.name for path in measured.iterdir()} == {
-        *("study.yaml", "shift.json", "shift.html"),
+        *("study.yaml", "shift.json", "shift.private.json", "shift.html"),
         *("features", "figures", "thumbnails"),
     }
     assert load_study(measured / "study.yaml").name == "tiny"
@@ -72,9 +75,18 @@ def test_measures_every_pair_on_every_kind(measured: Path) -> None:
     content = read(measured)
     assert [kind["name"] for kind in content["kinds"]] == list(KINDS)
     for kind in KINDS:
-        for measure in ("a_distance_linear", "a_distance_network", "emd", "mmd", "federated_emd", "private_emd"):
+        for measure in (
+            "a_distance_linear",
+            "a_distance_network",
+            "emd",
+            "emd_samples",
+            "emd_partial",
+            "mmd",
+            "private_emd",
+        ):
             found = values(content, kind, measure)
-            assert set(found) == {*map(frozenset, PAIRS), *(frozenset((site,)) for site in SITES)}
+            halves = set() if measure.startswith("private") else {frozenset((site,)) for site in SITES}
+            assert set(found) == {*map(frozenset, PAIRS), *halves}
             assert all(found[frozenset(pair)] is not None for pair in PAIRS)
     for record in content["pairs"]:
         if record["value"] is None:
@@ -155,11 +167,30 @@ def test_draws_whole_patients_by_hash(study: Study) -> None:
     sample = draw_sample(north, 13)
     ids = north.manifest.images["patientid"].to_numpy()
     training = sorted(set(ids[north.indices("train")]), key=lambda name: derive_seed("shift", str(name)))
-    assert set(ids[sample.drawn]) == set(training[:6])
-    assert len(sample.drawn) == 12
-    assert len(sample.rows) == 16
-    with pytest.raises(StudyError, match=r"'north'.*at least 5 patients.*found 8, of whom 4 fit into 9.*--images"):
-        draw_sample(north, 9)
+    assert set(ids[sample.drawn]) == set(training)
+    assert len(sample.drawn) == 8
+    assert [training[k] for k in sample.patients] == ids[sample.drawn].tolist()
+    assert set(ids[draw_sample(north, 6).drawn]) == set(training[:6])
+    assert len(draw_sample(north, 16).drawn) == len(sample.rows) == 16
+    with pytest.raises(StudyError, match=r"'north'.*at least 5 patients.*found 8, of whom 4 are drawn.*--images"):
+        draw_sample(north, 4)
+
+
+def test_no_patients_images_decide_which_of_another_are_drawn(study: Study) -> None:
+    north = load_sites(study, study.images.cache or Path())[0]
+    ids = north.manifest.images["patientid"].astype(str).to_numpy()
+    who = ids[north.indices("train")[0]]
+    few = np.flatnonzero((ids != who) | (np.arange(len(ids)) == np.flatnonzero(ids == who)[0]))
+    for limit in (6, 8, 13, 16):
+        drawn = [draw_sample(site, limit) for site in (north, keep_rows(north, few, {}))]
+        others = [{h for h, p in zip(s.site.content[s.drawn], _ids(s), strict=True) if p != who} for s in drawn]
+        assert others[0] == others[1]
+        numbers = [dict(zip(_ids(s), s.patients.tolist(), strict=True)) for s in drawn]
+        assert numbers[0] == numbers[1]
+
+
+def _ids(sample: Sample) -> list[str]:
+    return list(sample.site.manifest.images["patientid"].astype(str).to_numpy()[sample.drawn])
 
 
 def test_no_file_names_a_patient_or_an_image(measured: Path, tiny_study: Path) -> None:
@@ -176,11 +207,11 @@ def test_no_file_names_a_patient_or_an_image(measured: Path, tiny_study: Path) -
 def test_a_stopped_command_goes_on_to_the_same_result(
     measured: Path, study: Study, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[str] = []
+    calls: list[Any] = []
     measure = shift_pairs._measured
 
-    def stopped(name: str, *rest: Any) -> Any:
-        if len(calls) == 7:
+    def stopped(name: Any, *rest: Any) -> Any:
+        if len(calls) == 17:
             raise KeyboardInterrupt
         calls.append(name)
         return measure(name, *rest)
@@ -190,12 +221,64 @@ def test_a_stopped_command_goes_on_to_the_same_result(
     with pytest.raises(KeyboardInterrupt):
         measure_shift(study, tmp_path / "out", plan)
     assert not (tmp_path / "out/shift.json").exists()
+    drawn = (tmp_path / "out/figures/histogram/private.json").read_bytes()
     calls.clear()
-    calls.append("not the seventh any more")
     monkeypatch.setattr(shift_pairs, "_measured", lambda name, *rest: calls.append(name) or measure(name, *rest))
     measure_shift(study, tmp_path / "out", plan)
-    assert (tmp_path / "out/shift.json").read_bytes() == (measured / "shift.json").read_bytes()
-    assert len(calls) - 1 == 4 * 10 - 7
+    assert len(calls) == 4 * 10 - 17
+    assert (tmp_path / "out/figures/histogram/private.json").read_bytes() == drawn
+    assert _without_noise(read(tmp_path / "out")) == _without_noise(read(measured))
+    assert _noise(read(tmp_path / "out")) != _noise(read(measured)), "the same data, and other noise"
+
+
+def _noise(content: dict[str, Any]) -> list[Any]:
+    return [r["value"] for r in content["pairs"] if r["measure"] in PRIVATE]
+
+
+def _without_noise(content: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: [r for r in content[key] if r["measure"] not in PRIVATE] for key in ("pairs", "closeness")}
+    return content | kept
+
+
+def test_the_noisy_figures_stand_alone_in_a_file(measured: Path) -> None:
+    content, alone = read(measured), hospitals.json_of(measured / "shift.private.json")
+    assert set(alone) == {"schema", "hilum", "study", "settings", "sites", "kinds", "privacy", "pairs"}
+    assert {r["measure"] for r in alone["pairs"]} == set(PRIVATE)
+    assert set(alone["sites"][0]) == {"name", "drawn_patients"}
+    patients = {s["name"]: s["drawn_patients"] for s in content["sites"]}
+    assert all((r["n_a"], r["n_b"]) == (patients[r["a"]], patients[r["b"]]) for r in alone["pairs"])
+    assert all(r["a"] != r["b"] for r in alone["pairs"])
+
+
+def test_the_cost_is_that_of_every_release(measured: Path) -> None:
+    content = read(measured)
+    assert content["privacy"] == hospitals.json_of(measured / "shift.private.json")["privacy"]
+    for one in content["privacy"]["sites"]:
+        assert (one["summaries"], one["a_distances"]) == (4, 2 * 4)
+        assert one["epsilon"] == pytest.approx(12 * 2.0)
+        assert one["delta"] == pytest.approx(12e-5)
+
+
+def test_other_patients_of_the_same_images_are_measured_anew(tmp_path: Path, study: Study) -> None:
+    samples = [draw_sample(site, 16) for site in load_sites(study, study.images.cache or Path())]
+    x = [np.random.default_rng(k).normal(size=(len(s.drawn), 3)).astype(np.float32) for k, s in enumerate(samples)]
+    out, plan = RunDirectory(tmp_path), shift_pairs.PairPlan(16, 0)
+    first = shift_pairs.pair_records("k", x, samples, ["d"] * 3, plan, out)
+    assert shift_pairs.pair_records("k", x[::-1], samples[::-1], ["d"] * 3, plan, out) == first, "order is no change"
+    alone = [replace(s, patients=np.arange(len(s.drawn))) for s in samples]
+    assert shift_pairs.pair_records("k", x, alone, ["d"] * 3, plan, out) != first
+
+
+def test_flows_of_many_images_cost_what_the_records_say(study: Study) -> None:
+    samples = [draw_sample(site, 1000) for site in load_sites(study, study.images.cache or Path())]
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(90 + k, 5)).astype(np.float32) + k for k in range(3)]
+    names = [s.site.name for s in samples]
+    by_site = dict(zip(names, x, strict=True))
+    table = pairwise(by_site, {n: np.arange(len(v)) for n, v in by_site.items()}, measures=["emd"], controls=False)
+    expected = {frozenset((r.site_a, r.site_b)): r.value for r in table.records}
+    for flow in shift_pairs.feature_flows("k", x, samples, 0):
+        assert flow["value"] == pytest.approx(expected[frozenset((flow["a"], flow["b"]))], rel=1e-9)
 
 
 def test_nothing_is_computed_twice(
@@ -216,7 +299,7 @@ def test_other_images_and_damaged_files_are_computed_anew(
     measure_shift(study, out, ShiftPlan(run=tiny_run, epsilon=2.0))
     assert (out / "shift.json").read_bytes() == (measured / "shift.json").read_bytes()
     fewer = measure_shift(study, out, ShiftPlan(images=12, run=tiny_run, epsilon=2.0))
-    assert {site["name"]: site["drawn_images"] for site in fewer["sites"]} == {"north": 12, "south": 12, "east": 12}
+    assert {site["name"]: site["drawn_images"] for site in fewer["sites"]} == {"north": 8, "south": 8, "east": 12}
     assert values(fewer, "pixels", "emd") != values(read(measured), "pixels", "emd")
 
 
@@ -414,5 +497,24 @@ def test_refuses_one_site(tiny_study: Path, tmp_path: Path) -> None:
 
 
 def test_the_study_measures_what_the_room_can() -> None:
-    """A measure that the room adds is not forgotten here without a thought."""
-    assert tuple(m for m in EXACT if m != "emd_samples") == MEASURES
+    assert tuple(EXACT) == MEASURES
+
+
+def test_refuses_an_epsilon_without_meaning(tiny_study: Path, study: Study, tmp_path: Path) -> None:
+    assert "finite --epsilon above 0" in refusal(tiny_study, "--out", tmp_path / "out", "--epsilon", "inf")
+    with pytest.raises(StudyError, match="finite --epsilon above 0"):
+        measure_shift(study, tmp_path / "out", ShiftPlan(epsilon=math.nan))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("setting", ["size=64", "low=2", "high=98"])
+def test_refuses_a_run_of_other_image_settings(tiny_study: Path, tiny_run: Path, tmp_path: Path, setting: str) -> None:
+    message = refusal(tiny_study, "--out", tmp_path / "out", "--run", tiny_run, "--set", f"images.{setting}")
+    assert f"found other values in: images.{setting.partition('=')[0]}" in message
+
+
+def test_takes_a_run_whose_sites_stand_in_another_order(study: Study, tiny_run: Path) -> None:
+    sites = load_sites(study, study.images.cache or Path())
+    require_same_images(sites[::-1], RunDirectory(tiny_run))
+    with pytest.raises(RunError, match="some have changed"):
+        require_same_images(sites[:-1], RunDirectory(tiny_run))

@@ -88,19 +88,23 @@ def manifest(
 def _read(name: str, root: Path, options: list[str] | None, labels_only: bool = False) -> Manifest:
     from inspect import signature
 
+    import yaml
+
     from hilum.databases import DATABASES
     from hilum.errors import DataError, UnknownName
 
     read = DATABASES.load(name).read
     known = [p for p in signature(read).parameters if p not in ("root", "labels_only")]
-    given: dict[str, str] = {}
+    given: dict[str, Any] = {}
     for option in options or []:
         key, equals, value = option.partition("=")
         if not equals:
             raise DataError(f"Expected --option KEY=VALUE; found '{option}'.")
         if key not in known:
+            if not known:
+                raise DataError(f"Expected no --option: {name} has none; found '{option}'.")
             raise UnknownName(f"option of {name}", key, known)
-        given[key] = value
+        given[key] = yaml.safe_load(value)
     manifest: Manifest = read(root, labels_only=labels_only, **given)
     return manifest
 

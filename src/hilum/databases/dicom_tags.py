@@ -125,7 +125,8 @@ class Header:
     @property
     def view(self) -> str | None:
         """The view: stated by name or by code, or told from the directions of rows and columns."""
-        if named := _VIEWS.get(self.text("ViewPosition")):
+        stated = self.text("ViewPosition")
+        if named := _VIEWS.get(stated) or ("LATERAL" if "LAT" in stated else None):
             return named
         codes = (text_of(item.get(CODE_VALUE, b"")) for item in self.items("ViewCodeSequence"))
         if coded := next((_VIEW_CODES[code] for code in codes if code in _VIEW_CODES), None):
@@ -176,8 +177,9 @@ def read_header(source: BinaryIO, identifiers: Sequence[str] = ()) -> Header:
 
 
 def identifier(header: Header, keyword: str) -> str:
-    """Return an identifier as written, to be hashed at once."""
-    return text_of(header.file.elements.get(IDENTIFIERS[keyword], b""))
+    """Return an identifier byte for byte (Latin-1 loses none), to be hashed at once."""
+    value = header.file.elements.get(IDENTIFIERS[keyword], b"")
+    return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else ""
 
 
 def require_radiograph(header: Header) -> None:

@@ -38,7 +38,7 @@ class Hannover:
     def read(cls, root: Path, *, labels_only: bool = False) -> Manifest:
         """Read ``data.csv`` and ``png/`` under ``root``; raises ``DataError``."""
         columns = ("image_id", "patient_id", "sex", "view")
-        table = layout.read_table(NAME, layout.require_file(NAME, root, TABLE), columns)
+        table = layout.read_table(NAME, layout.require_file(NAME, root, TABLE, source=cls.card.url), columns)
         layout.require_values(NAME, TABLE, table, columns[:2])
         paths = "png/" + table["image_id"] + ".png"
         present, problems = layout.listed_images(NAME, root, TABLE, paths, "'png/<image_id>.png'", labels_only)

@@ -59,7 +59,7 @@ class Kermany:
         if not rows:
             raise DataError(
                 f"{NAME}: expected images as '{FOLDER}/train/NORMAL/*.jpeg' in '{root}'; found none. "
-                f"Point the site at the folder that holds '{FOLDER}'."
+                f"Point the site at the folder that holds '{FOLDER}'. It is given at {cls.card.url}."
             )
         table = pd.DataFrame(rows, columns=["path", "file", "patient", "cause"])
         repeated = table["file"].duplicated(keep=False)

@@ -23,8 +23,11 @@ CORNERS = ("x0", "y0", "x1", "y1")
 _NUMBERS = ("age_years", "sex_male")
 
 
-def require_file(database: str, root: Path, *names: str) -> Path:
-    """Return the first of ``names`` under ``root``, as it is, as .gz or as .zip; raises ``DataError`` if none is."""
+def require_file(database: str, root: Path, *names: str, source: str = "") -> Path:
+    """Return the first of ``names`` under ``root``, as it is, as .gz or as .zip.
+
+    Raises ``DataError`` if none is there; ``source``: where the file comes from, for the message.
+    """
     if not root.is_dir():
         raise DataError(f"{database}: expected a folder at '{root}'; found none. Correct the path of the site.")
     for name in names:
@@ -34,8 +37,24 @@ def require_file(database: str, root: Path, *names: str) -> Path:
     expected = " or ".join(f"'{name}'" for name in names)
     raise DataError(
         f"{database}: expected the file {expected} in '{root}'; found {found}. "
-        "Point the site at the folder that holds it."
+        f"Point the site at the folder that holds it.{f' It is given at {source}.' if source else ''}"
     )
+
+
+def absent_file(name: str, consequence: str, source: str) -> Problem:
+    """Return the problem of an official file that is not there: what follows from it, and where it comes from."""
+    return Problem(name, f"absent: {consequence}; it is given at {source}", "official file not on disk")
+
+
+def read_names(database: str, path: Path) -> list[str]:
+    """Return the words of a text file, as lists of image names are; raises ``DataError`` where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig").split()
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{database}: expected a list of names in UTF-8 in '{path.name}'; found another encoding. "
+            "Download it again."
+        ) from None
 
 
 def find_file(root: Path, name: str) -> Path | None:
@@ -98,7 +117,8 @@ def _refuse_repeated(database: str, path: Path, separator: str) -> None:
 
 
 def _require_columns(database: str, file: str, found: list[str], expected: Iterable[str]) -> None:
-    folded = {name.casefold(): name for name in found}
+    expected = list(expected)
+    folded = {name.casefold(): name for name in found if name not in expected}
     for column in expected:
         if column in found:
             continue
@@ -117,6 +137,20 @@ def require_either(database: str, file: str, table: pd.DataFrame, *columns: str)
     if not present:
         _require_columns(database, file, list(table.columns), columns[:1])
     return present[0]
+
+
+def coded(
+    source: str, raw: pd.Series, codes: Mapping[str, object], what: str, blank: Iterable[str] = ("",)
+) -> tuple[pd.Series, list[Problem]]:
+    """Return what the codes of a column mean, NaN for those that are not known; each of these is a problem.
+
+    ``blank``: codes that say nothing, without being a problem.
+    """
+    text = raw.astype(object).where(raw.notna(), "").astype(str).str.strip()
+    wrong = ~text.isin([*codes, *blank])
+    reasons = (f"expected {what} as {', '.join(codes)}; found '{code}'; it is unknown" for code in text[wrong])
+    problems = listed(source, raw.index[wrong], reasons, f"codes of {what} are not known", f"{what} not recognized")
+    return text.map(dict(codes)), problems
 
 
 def list_names(folder: Path) -> list[str]:

@@ -74,7 +74,7 @@ class NIH14:
         Images may lie in ``images/``, in ``images_001/images/`` to ``images_012/images/`` or in ``root``.
         Rows whose image is not on disk are left out with problems; raises ``DataError`` if none is.
         """
-        source = layout.require_file(NAME, root, *TABLES)
+        source = layout.require_file(NAME, root, *TABLES, source=cls.card.url)
         table = layout.read_table(NAME, source, TABLE_COLUMNS)
         layout.require_values(NAME, source.name, table, ("Image Index", "Patient ID"))
         sex = layout.require_either(NAME, source.name, table, *SEX_COLUMNS)
@@ -87,20 +87,28 @@ class NIH14:
         splits = _splits(root, table)
         table = table[present]
         ages, age_problems = layout.ages_in_years(source.name, table["Patient Age"])
+        views, view_problems = layout.coded(source.name, table["View Position"], {"PA": "PA", "AP": "AP"}, "view")
+        males, sex_problems = layout.coded(source.name, table[sex], {"M": 1.0, "F": 0.0}, "sex")
+        absent = [file for file in SPLIT_LISTS.values() if not (root / file).is_file()]
+        absent = absent if len(absent) < len(SPLIT_LISTS) else []
+        problems += [
+            layout.absent_file(file, "its part of the official split is unknown", cls.card.url) for file in absent
+        ]
         images = layout.image_table(
             {
                 "image_id": table["Image Index"],
                 "path": paths[present],
                 "patientid": table["Patient ID"],
-                "view": table["View Position"].where(table["View Position"].isin(("PA", "AP"))),
+                "studyid": table["Image Index"].str.rpartition(".")[0],
+                "view": views,
                 "age_years": ages,
-                "sex_male": table[sex].map({"M": 1.0, "F": 0.0}),
+                "sex_male": males,
                 "official_split": splits[present],
                 "origin": NAME + "/" + table["Image Index"],
                 "origin_patientid": NAME + "/" + table["Patient ID"].str.lstrip("0"),
             }
         )
-        problems += age_problems + box_problems
+        problems += age_problems + view_problems + sex_problems + box_problems
         labels, rows = _labels(table["Finding Labels"]), layout.rows_in(source.name, table)
         return Manifest(NAME, root, images, labels, boxes, problems=tuple(problems), rows=rows)
 
@@ -203,7 +211,7 @@ def _splits(root: Path, table: pd.DataFrame) -> NDArray[np.object_]:
     splits = np.full(len(table), np.nan, dtype=object)
     lists = {part: root / file for part, file in SPLIT_LISTS.items() if (root / file).is_file()}
     for part, file in lists.items():
-        names = file.read_text(encoding="utf-8").split()
+        names = layout.read_names(NAME, file)
         splits[table["Image Index"].isin(names)] = part
     if not lists and (boxes := layout.find_file(root, BOXES)):
         boxed = layout.read_table(NAME, boxes, ("Image Index",))["Image Index"]

@@ -22,6 +22,9 @@ TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 METHODS = {"all": ("Physician", "RNN_model"), "physician": ("Physician",)}
 VIEWS = {"PA": "PA", "AP": "AP", "AP_horizontal": "AP", "L": "LATERAL"}
 """COSTAL is of the ribs, EXCLUDE and UNK do not say: their view is unknown."""
+UNTOLD_VIEWS = ("", "COSTAL", "EXCLUDE", "UNK")
+UNTOLD = ("", "O", "None")
+_COUNTED = ("Projection", "MethodLabel")
 TABLE_COLUMNS = (
     *("ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM"),
     *("Projection", "MethodLabel", "Labels", "Localizations"),
@@ -79,24 +82,28 @@ class PadChest:
         present, problems = layout.listed_images(NAME, root, source.name, paths, where, labels_only)
         table = table[present]
         birth = pd.to_numeric(table["PatientBirth"], errors="coerce")
-        ages, age_problems = layout.ages_in_years(source.name, pd.to_numeric(table["StudyDate_DICOM"].str[:4]) - birth)
+        studied = pd.to_numeric(table["StudyDate_DICOM"].str[:4], errors="coerce")
+        ages, age_problems = layout.ages_in_years(source.name, studied - birth)
+        views, view_problems = layout.coded(source.name, table["Projection"], VIEWS, "view", UNTOLD_VIEWS)
+        males, sex_problems = layout.coded(source.name, table["PatientSex_DICOM"], {"M": 1.0, "F": 0.0}, "sex", UNTOLD)
         images = layout.image_table(
             {
                 "image_id": table["ImageID"],
                 "path": paths[present],
                 "patientid": table["PatientID"],
                 "studyid": table["StudyID"],
-                "view": table["Projection"].map(VIEWS),
+                "view": views,
                 "age_years": ages,
-                "sex_male": table["PatientSex_DICOM"].map({"M": 1.0, "F": 0.0}),
+                "sex_male": males,
             }
         )
         trusted = table["MethodLabel"].isin(METHODS[method])
         labels, label_problems = _labels(source.name, table["Labels"].where(trusted))
-        problems += age_problems + label_problems
+        problems += age_problems + view_problems + sex_problems + label_problems
+        facts = {name: {str(k): int(n) for k, n in table[name].value_counts().items()} for name in _COUNTED}
         extra = table.reindex(columns=list(_EXTRA)).rename(columns=_EXTRA).reset_index(drop=True)
         rows = layout.rows_in(source.name, table)
-        return Manifest(NAME, root, images, labels, problems=tuple(problems), rows=rows, extra=extra)
+        return Manifest(NAME, root, images, labels, problems=tuple(problems), rows=rows, extra=extra, facts=facts)
 
     @classmethod
     def write_replica(cls, root: Path) -> None:

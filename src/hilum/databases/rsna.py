@@ -21,6 +21,7 @@ FOLDER = "rsna-pneumonia-detection-challenge"
 LABELS, CLASSES = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
 HEADERS = ("stage_2_train_images_dicom_headers.csv", "kaggle_stage_2_train_images_dicom_headers.csv")
 MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
+MAPPING_URL = "https://www.rsna.org/rsnai/ai-image-challenge/rsna-pneumonia-detection-challenge-2018"
 IMAGES = "stage_2_train_images"
 OPACITY, PNEUMONIA = "Lung Opacity", "Pneumonia"
 BOX_FRAME = 1024.0
@@ -121,6 +122,9 @@ def _images(root: Path, names: pd.Series, paths: pd.Series, labels_only: bool) -
     """Return the images; the patient is the NIH's where the mapping tells it, else the image."""
     headers = _headers(root, names, paths, labels_only)
     ages, problems = layout.ages_in_years(LABELS, headers["PatientAge"])
+    if not (root / MAPPING).is_file():
+        consequence = "every image counts as a patient, although several may be of one, and no NIH image is recognized"
+        problems.append(layout.absent_file(MAPPING, consequence, MAPPING_URL))
     origins = names.map(_mapping(root)).astype(object)
     patients = "nih14/" + origins.str.partition("_")[0].str.lstrip("0")
     columns = {

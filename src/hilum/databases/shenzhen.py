@@ -51,7 +51,8 @@ class Shenzhen:
         if not found:
             raise DataError(
                 f"{NAME}: expected images named as '{IMAGES}/CHNCXR_0001_0.png' in '{root}'; found none in "
-                f"{len(names)} files. Point the site at the folder that holds '{IMAGES}'."
+                f"{len(names)} files. Point the site at the folder that holds '{IMAGES}'. "
+                f"It is given at {cls.card.url}."
             )
         odd = [name for name in names if not _FILE.fullmatch(name)]
         reason = "not named as CHNCXR_0001_0.png; it is left out"

@@ -51,7 +51,7 @@ class TBX11K:
 
         Raises ``DataError`` where no annotation file is there or one is not COCO.
         """
-        layout.require_file(NAME, root, *(f"{ANNOTATIONS}/{file}" for file in FILES))
+        layout.require_file(NAME, root, *(f"{ANNOTATIONS}/{file}" for file in FILES), source=cls.card.url)
         listed, lesions = _read_annotations(root)
         listed["group"] = listed["file_name"].str.partition("/")[0]
         listed = listed[listed["group"].isin(GROUPS)].reset_index(drop=True)
@@ -185,5 +185,5 @@ def _splits(root: Path, listed: pd.DataFrame) -> NDArray[np.object_]:
     for part in ("train", "val"):
         file = root / "lists" / f"TBX11K_{part}.txt"
         if file.is_file():
-            splits[listed["file_name"].isin(file.read_text(encoding="utf-8").split())] = part
+            splits[listed["file_name"].isin(layout.read_names(NAME, file))] = part
     return splits if {"train", "val"} <= set(splits) else np.full(len(listed), np.nan, dtype=object)

@@ -17,6 +17,7 @@ from hilum.errors import DataError, UnknownName
 
 Labels = NDArray[np.float32]
 SOFT = (0.55, 0.85)
+NEGATIVE_BLANKS = ("blank-is-negative", "chexpert")
 
 LABEL_POLICIES: dict[str, str] = {
     "ignore": "an uncertain label becomes unknown (U-Ignore)",
@@ -33,14 +34,14 @@ LABEL_POLICIES: dict[str, str] = {
 class LabelPolicy:
     """A named policy: ``low`` and ``high`` bound what 'soft' draws; ``blank`` is what a blank label becomes.
 
-    ``findings`` have a policy of their own for uncertain labels; blanks are the same for all. Raises ``UnknownName``
-    and ``DataError``.
+    ``blank`` None: unknown, unless the name says otherwise. ``findings`` have a policy of their own, for blanks where
+    it speaks of them. Raises ``UnknownName`` and ``DataError``.
     """
 
     name: str = "ignore"
     low: float = SOFT[0]
     high: float = SOFT[1]
-    blank: Literal["unknown", "negative"] = "unknown"
+    blank: Literal["unknown", "negative"] | None = None
     findings: Mapping[str, LabelPolicy] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -49,10 +50,16 @@ class LabelPolicy:
         if not 0 <= self.low <= self.high <= 1:
             raise DataError(f"Expected 0 ≤ low ≤ high ≤ 1 for the policy 'soft'; found {self.low} and {self.high}.")
 
-    @property
-    def blank_is_negative(self) -> bool:
+    def blank_is_negative(self, finding: str) -> bool:
         """Tell whether a blank label of a finding that the database speaks of is negative."""
-        return self.blank == "negative" or self.name in ("blank-is-negative", "chexpert")
+        own = self.findings.get(finding)
+        if own is not None and own._speaks_of_blanks:
+            return own.blank_is_negative(finding)
+        return self.blank == "negative" or (self.blank is None and self.name in NEGATIVE_BLANKS)
+
+    @property
+    def _speaks_of_blanks(self) -> bool:
+        return self.blank is not None or self.name in NEGATIVE_BLANKS
 
     def uncertain(self, finding: str) -> tuple[float, float]:
         """Return the bounds of what an uncertain label of ``finding`` becomes; NaN where it becomes unknown."""
@@ -66,7 +73,7 @@ class LabelPolicy:
 
     def __str__(self) -> str:
         text = f"soft [{self.low:g}, {self.high:g}]" if self.name == "soft" else self.name
-        text += ", blank is negative" if self.blank == "negative" and self.name != "blank-is-negative" else ""
+        text += f", blank is {self.blank}" if self.blank and self.name != "blank-is-negative" else ""
         return text + "".join(f"; {finding}: {policy}" for finding, policy in self.findings.items())
 
 
@@ -100,13 +107,13 @@ def apply_policy(
             column[uncertain] = low + (high - low) * drawn
         else:
             column[uncertain] = low
-        if policy.blank_is_negative and (spoken is None or spoken[c]):
+        if policy.blank_is_negative(finding) and (spoken is None or spoken[c]):
             column[blank] = 0
     return targets
 
 
 def turned(raw: Labels, targets: Labels) -> list[dict[str, dict[str, int]]]:
-    """Return, for each column, what became of its uncertain and blank labels, counted; empty where there were none."""
+    """Return, for each column, what closure and policy made of its uncertain and blank labels, counted."""
     return [
         {
             kind: _kinds(after[which])

@@ -91,8 +91,12 @@ def split_half(
 
 
 def distance_of(errors_a: Tally, errors_b: Tally, images: int) -> Distance:
-    """Return the distance that the errors of two sites amount to; below 0 it is 0."""
+    """Return the distance that the errors of two sites amount to; below 0 it is 0.
+
+    An error above one half counts as one half, and its interval keeps its width: chance alone can exceed one half.
+    """
     error, low, high = mean_rate(errors_a, errors_b)
+    low -= max(0.0, error - 0.5)
     value, least, most = (max(0.0, min(2.0, 2 - 4 * rate)) for rate in (error, high, low))
     return Distance(value, least, most, error, images)
 

@@ -43,8 +43,9 @@ class Flow:
 def signature(x: ArrayLike, k: int = 16, seed: int = 0) -> Signature:
     """Return the means and shares of k clusters of features (n, d); fewer where fewer points differ.
 
-    k-means++ with four starts (Arthur and Vassilvitskii 2007); the shares sum to 1. This is the only
-    approximation in a distance of signatures: what happens inside a cluster is not seen.
+    k-means++ with four starts (Arthur and Vassilvitskii 2007); the shares sum to 1. The same points in any order
+    have the same signature. This is the only approximation in a distance of signatures: what happens inside a
+    cluster is not seen.
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -57,10 +58,10 @@ def signature(x: ArrayLike, k: int = 16, seed: int = 0) -> Signature:
         return Signature(distinct, counts / counts.sum())
     state = derive_seed(seed, "signature") % 2**32
     with threadpool_limits(1):  # one order of summation, and no waiting on a busy machine
-        label = KMeans(k, n_init=4, random_state=state).fit(values).labels_
-    sizes = np.bincount(label, minlength=k)
+        label = KMeans(k, n_init=4, random_state=state).fit(distinct, sample_weight=counts).labels_
+    sizes = np.bincount(label, counts, k)
     sums = np.zeros((k, values.shape[1]))
-    np.add.at(sums, label, values)
+    np.add.at(sums, label, distinct * counts[:, None])
     kept = sizes > 0
     return Signature(sums[kept] / sizes[kept, None], sizes[kept] / len(values))
 

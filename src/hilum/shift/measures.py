@@ -43,7 +43,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Settings:
-    """Choices that the measures need; what is private: parts ``released`` together at ``epsilon``, NaN for none."""
+    """Choices that the measures need; what is private: parts ``released`` together at ``epsilon``, NaN for none.
+
+    ``noise``: where private figures draw theirs, one after the other; it belongs to no seed that is published.
+    """
 
     folds: int
     permutations: int
@@ -51,6 +54,7 @@ class Settings:
     seed: int
     epsilon: float
     released: tuple[str, ...]
+    noise: np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -63,26 +67,23 @@ class Side:
     patients: Ints
     settings: Settings
 
-    def seed(self, purpose: str) -> int:
-        """Return a seed of its own."""
-        return derive_seed(self.settings.seed, purpose, self.site, self.half)
-
     @cached_property
     def signature(self) -> Signature:
         """Clusters of the features."""
-        return signature(self.x, self.settings.k, self.seed("signature"))
+        return signature(self.x, self.settings.k, self.settings.seed)
 
     @cached_property
     def summary(self) -> SiteSummary:
         """What the site sends where it sends exact sums."""
-        return summarize(self.x, self.patients, self.settings.k, self.seed("signature"), self.settings.seed)
+        s = self.settings
+        return summarize(self.x, self.patients, s.k, s.seed, s.seed)
 
     @cached_property
     def noisy(self) -> SiteSummary:
         """What the site sends where a patient must be hidden: one release; few frequencies hold less noise."""
         s = self.settings
         plain = summarize(self.x, self.patients, s.k, 0, s.seed, frequencies=64, clip=clip_length(self.x))
-        return add_noise(plain, s.epsilon, self.seed("noise"), parts=s.released)
+        return add_noise(plain, s.epsilon, s.noise, parts=s.released)
 
 
 def clip_length(x: Floats) -> float:
@@ -99,8 +100,8 @@ def _parties(a: Side, b: Side) -> tuple[Party, Party]:
     return Party(a.x, a.patients, "a"), Party(b.x, b.patients, "b")
 
 
-def _distance(d: Distance, sent: float = NAN, epsilon: float = NAN) -> Found:
-    return Found(d.value, d.low, d.high, n=d.n, bytes=sent, epsilon=epsilon)
+def _distance(d: Distance, sent: float = NAN) -> Found:
+    return Found(d.value, d.low, d.high, n=d.n, bytes=sent)
 
 
 def _a_distance(classifier: Literal["linear", "network"]) -> Callable[[Side, Side], Found]:
@@ -118,13 +119,20 @@ def _federated_a_distance(a: Side, b: Side) -> Found:
 
 def _private_a_distance(a: Side, b: Side) -> Found:
     s = a.settings
-    clip = clip_length(a.x)
-    found = private_a_distance(_parties(a, b), s.folds, _pair_seed(a, b), epsilon=s.epsilon, clip=clip)
-    return _distance(found, found.exchange.bytes, s.epsilon)
+    found = private_a_distance(
+        _parties(a, b), s.folds, _pair_seed(a, b), epsilon=s.epsilon, clip=clip_length(a.x), rng=s.noise
+    )
+    return Found(found.value, found.low, found.high, bytes=found.exchange.bytes, epsilon=s.epsilon)
 
 
 def _emd(a: Side, b: Side) -> Found:
     return Found(emd(a.signature, b.signature).cost)
+
+
+def _emd_partial(a: Side, b: Side) -> Found:
+    """Match every image of the smaller site into the larger one, the rest of which stays where it is."""
+    first, second = (Signature(side.signature.centers, side.signature.weights * len(side.x)) for side in (a, b))
+    return Found(emd(first, second).cost)
 
 
 def _emd_samples(a: Side, b: Side) -> Found:
@@ -165,6 +173,7 @@ EXACT: dict[str, Callable[[Side, Side], Found]] = {
     "a_distance_network": _a_distance("network"),
     "emd": _emd,
     "emd_samples": _emd_samples,
+    "emd_partial": _emd_partial,
     "mmd": _mmd,
 }
 FEDERATED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -22,8 +23,8 @@ class Pair:
     """One measure of two sites, or of two halves of one (``site_a`` = ``site_b``).
 
     ``low`` and ``high``: 95 % interval, NaN for measures without; ``p_value``: of the permutation test; ``n_a`` and
-    ``n_b``: images used; ``bytes``: what one site sends, NaN where images would have to move; ``epsilon``: what each
-    site spends; ``note``: why there is no value.
+    ``n_b``: images used, of private figures patients; ``bytes``: what one site sends, NaN where images would have to
+    move; ``epsilon``: of the release that the figure is of; ``note``: why there is no value.
     """
 
     site_a: str
@@ -81,6 +82,7 @@ def pairwise(
     k: int = 16,
     seed: int = 0,
     epsilon: float | None = None,
+    noise: np.random.Generator | None = None,
     controls: bool = True,
     label: str = "shift",
 ) -> PairTable:
@@ -88,9 +90,10 @@ def pairwise(
 
     At most ``max_images`` random images of a site; features are standardized by the moments of all sites together,
     so that one more site changes the unit of the others' EMD. ``measures``: names in ``measures.MEASURES``; the
-    private ones need ``epsilon`` and take the common unit to be public. Results depend on the seed and the names of
-    the sites, not on their order. What cannot be measured (too few patients) is NaN with a ``note``.
-    Raises ``DataError``.
+    private ones need ``epsilon``, take the common unit to be public and have no halves, which would cost again. All
+    private measures of a call share one noisy summary a site; ``noise`` is the system's entropy if not given. Other
+    results depend on the seed and the names of the sites, not on their order. What cannot be measured (too few
+    patients) is NaN with a ``note``. Raises ``DataError``.
     """
     unknown = [m for m in measures if m not in MEASURES]
     if unknown or (epsilon is None and set(measures) & set(PRIVATE)):
@@ -98,16 +101,20 @@ def pairwise(
             f"Expected measures of {', '.join(MEASURES)}, the private ones with `epsilon`; "
             f"found {', '.join(unknown or measures)}."
         )
+    if epsilon is not None and not 0 < epsilon < math.inf:
+        raise DataError(f"Expected a finite ε above 0; found {epsilon}.")
     released = tuple(part for name, part in RELEASES.items() if name in measures)
-    sides = _sides(features, patients, max_images, Settings(folds, permutations, k, seed, epsilon or NAN, released))
-    couples = [(a, b) for i, a in enumerate(sides) for b in sides[i + 1 :]]
+    noise = noise or np.random.default_rng()
+    settings = Settings(folds, permutations, k, seed, epsilon or NAN, released, noise)
+    sides = _sides(features, patients, max_images, settings)
+    couples: list[tuple[Side, ...]] = [(a, b) for i, a in enumerate(sides) for b in sides[i + 1 :]]
     split = [_halves(side) for side in sides] if controls else []
+    work = [(m, couple) for m in measures for couple in (couples if m in PRIVATE else [*couples, *split])]
     records = []
-    with progress(label, len(measures) * (len(couples) + len(split))) as advance:
-        for measure in measures:
-            for couple in (*couples, *split):
-                records.append(_record(measure, *couple))
-                advance(note=measure)
+    with progress(label, len(work)) as advance:
+        for measure, couple in work:
+            records.append(_record(measure, *couple))
+            advance(note=measure)
     return PairTable(tuple(features), tuple(records))
 
 
@@ -119,7 +126,7 @@ def _sides(
     parts = {}
     for name in sorted(features):
         x, who = check(features[name], patients[name])
-        rows = subsample(len(x), max_images, numpy_generator(settings.seed, "pairs", name))
+        rows = subsample(len(x), max_images, numpy_generator(settings.seed, "pairs"))
         parts[name] = x[rows], who[rows]
     first = next(iter(parts.values()))[0]
     for x, _ in parts.values():
@@ -141,7 +148,8 @@ def _halves(side: Side) -> tuple[Side, ...]:
 def _record(measure: str, a: Side, b: Side | None = None) -> Pair:
     if b is None:
         return Pair(a.site, a.site, measure, n_a=len(a.x), note="Expected at least 2 patients to halve; found 1.")
-    record = Pair(a.site, b.site, measure, n_a=len(a.x), n_b=len(b.x))
+    n_a, n_b = (len(np.unique(side.patients)) if measure in PRIVATE else len(side.x) for side in (a, b))
+    record = Pair(a.site, b.site, measure, n_a=n_a, n_b=n_b)
     try:
         found = vars(MEASURES[measure](a, b)).copy()
     except DataError as error:

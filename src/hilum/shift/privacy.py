@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from hilum.errors import DataError
-from hilum.randomness import numpy_generator
 from hilum.shift.a_distance import Distance, distance_of
 from hilum.shift.discriminator import BYTES, Participant, Party
 from hilum.shift.emd import Signature
 from hilum.shift.proportions import Tally
 from hilum.shift.samples import Floats
 from hilum.shift.summary import PARTS, Exchange, Privacy, SiteSummary, clipped, patient_means
+
+DELTA = 1e-5
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,20 @@ def gaussian_sigma(epsilon: float, delta: float) -> float:
 
 
 def add_noise(
-    summary: SiteSummary, epsilon: float, seed: int, *, delta: float = 1e-5, parts: Sequence[str] = PARTS
+    summary: SiteSummary,
+    epsilon: float,
+    rng: np.random.Generator | None = None,
+    *,
+    delta: float = DELTA,
+    parts: Sequence[str] = PARTS,
 ) -> SiteSummary:
     """Return the summary with Gaussian noise that makes all its ``parts`` together (ε, δ)-private by patient.
 
     Needs a summary with ``clip``, which bounds what a patient can change: with length C, Σ x by 2 C, Σ x² by
     √2 C², the counts of cells by √2 and their sums by 2 C, the random features by 2, histograms by √2, counts of
     F findings by √(2 F). The parts, each scaled to sensitivity 1, are one release of sensitivity √parts. Parts not
-    named are dropped. A second release of the same patients costs ε and δ again. ``seed`` repeats the noise: each
-    site needs its own, and who knows it can take the noise off, so that a real site draws it in secret.
-    Raises ``DataError``.
+    named are dropped. A second release of the same patients costs ε and δ again. ``rng``: where the noise comes
+    from, by default the system's entropy; who can repeat it can take the noise off. Raises ``DataError``.
     """
     if summary.clip is None or summary.privacy is not None:
         raise DataError("Expected a summary made with `clip` and without noise; found another.")
@@ -66,7 +71,7 @@ def add_noise(
     limits = {limit: size for name in named for limit, size in _sensitivities(summary)[name].items()}
     sigma = gaussian_sigma(epsilon, delta)
     noise = {limit: sigma * math.sqrt(len(limits)) * size for limit, size in limits.items()}
-    rng = numpy_generator(seed, "noise")
+    rng = rng or np.random.default_rng()
     released: dict[str, Any] = {name: None for name in PARTS}
     released |= {name: _NOISY[name](summary, noise, rng) for name in named}
     return replace(summary, **released, privacy=Privacy(epsilon, delta, sigma, noise))
@@ -79,29 +84,29 @@ def private_a_distance(
     *,
     epsilon: float,
     clip: float,
-    delta: float = 1e-5,
+    delta: float = DELTA,
+    rng: np.random.Generator | None = None,
 ) -> FederatedDistance:
     """Return the A-distance of the nearest-mean rule, from noisy sums and noisy counts of errors.
 
     Features are in common units, cut to length ``clip`` and averaged by patient, the unit of the errors too.
     Half of ε and all of δ pay for the sums of the folds (a patient is in one), half of ε for the number of errors
-    (Laplace, sensitivity 1). Where a better rule exists this is a lower bound. ε is spent for each pair.
+    (Laplace, sensitivity 1). ε and δ are spent for each pair. ``seed`` deals the folds, which are public; ``rng``
+    as in ``add_noise``. A better rule may tell the sites apart more surely, and noise moves the figure both ways.
     Raises ``DataError``.
     """
     seats = [_by_patient(part.join(part.images, folds, seed), clip) for part in parts]
-    sigma, laplace = gaussian_sigma(epsilon / 2, delta), 2 / epsilon
+    sigma, laplace, rng = gaussian_sigma(epsilon / 2, delta), 2 / epsilon, rng or np.random.default_rng()
     means = []
-    for part, seat in zip(parts, seats, strict=True):
-        sums, rng = seat.sums(), numpy_generator(seed, "noisy sums", part.name)
+    for seat in seats:
+        sums = seat.sums()
         total = sums.total + rng.normal(scale=2 * clip * sigma, size=sums.total.shape)
         means.append((total.sum(axis=0) - total) / (sums.images.sum() - sums.images)[:, None])
     weights = means[0] - means[1]
     bias = -np.einsum("fd,fd->f", weights, means[0] + means[1]) / 2
-    tallies = []
-    for part, seat, sign in zip(parts, seats, (1, -1), strict=True):
-        tally, rng = seat.errors(sign, weights.T, bias), numpy_generator(seed, "noisy errors", part.name)
-        tallies.append(_noisy_tally(tally, laplace, rng))
-    distance = distance_of(tallies[0], tallies[1], min(part.images for part in parts))
+    signed = zip(seats, (1, -1), strict=True)
+    tallies = [_noisy_tally(seat.errors(sign, weights.T, bias), laplace, rng) for seat, sign in signed]
+    distance = distance_of(tallies[0], tallies[1], min(len(seat.x) for seat in seats))
     sent = {"noisy sums of each fold": means[0].size * BYTES, "noisy count of errors": BYTES}
     noise = {"sums": 2 * clip * sigma, "errors": math.sqrt(2) * laplace}
     return FederatedDistance(

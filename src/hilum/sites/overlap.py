@@ -34,6 +34,12 @@ class Fingerprint:
     content: NDArray[np.str_]
     look: NDArray[np.bool_]
 
+    def without(self, rows: set[int]) -> Fingerprint:
+        """Return the fingerprint of the other images."""
+        kept = np.setdiff1d(np.arange(len(self.names)), list(rows))
+        look = self.look[kept] if len(self.look) else self.look
+        return Fingerprint(self.patients[kept], self.names[kept], self.content[kept], look)
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -90,8 +96,8 @@ def resolve_overlap(
     prints = [fingerprint(site, near) for site in sites]
     drop: list[set[int]] = [set() for _ in sites]
     found = []
-    for a, b in combinations(range(len(sites)), 2):
-        common = shared(prints[a], prints[b], near)
+    for a, b in sorted(combinations(range(len(sites)), 2), key=lambda pair: pair[1]):
+        common = shared(prints[a].without(drop[a]) if action == "remove" else prints[a], prints[b], near)
         if len(common.rows):
             found.append(f"  '{sites[a].name}' and '{sites[b].name}' share {common}")
             drop[b] |= set(_whole_patients(prints[b], common.rows).tolist())
@@ -113,7 +119,14 @@ def _without(site: Site, rows: set[int]) -> Site:
         raise StudyError(
             f"Site '{site.name}': expected images that no site before it holds; found none. Remove it from the study."
         )
-    return keep_rows(site, kept, {"shared with another site": len(rows)})
+    left = keep_rows(site, kept, {"shared with another site": len(rows)})
+    train = left.targets[left.indices("train")]
+    if site.plan.role == "training" and np.isnan(train).all():
+        raise StudyError(
+            f"Site '{site.name}': expected training images with labels after those that a site before it holds were "
+            f"removed; found none of {len(kept)} images. Remove the site from the study, or give it the role 'outside'."
+        )
+    return left
 
 
 def _whole_patients(of: Fingerprint, rows: NDArray[np.int64]) -> NDArray[np.int64]:

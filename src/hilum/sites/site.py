@@ -52,8 +52,8 @@ class SplitPlan:
 class Site:
     """One hospital. Rows of every field agree; C findings are those of the study, in its order.
 
-    ``raw`` (N, C) in {1, 0, -1, NaN}, closed over the taxonomy where the plan says so; ``targets`` (N, C) under the
-    label policy: {1, 0, NaN}, and for training also what 'soft' draws; ``split`` (N,) in 'train', 'val', 'test';
+    ``raw`` (N, C) in {1, 0, -1, NaN}; ``targets`` (N, C), closed over the taxonomy where the plan says so and under
+    the label policy: {1, 0, NaN}, and for training also what 'soft' draws; ``split`` (N,) in 'train', 'val', 'test';
     ``rows`` (N,) of the pixel cache; ``content`` (N,) hashes. ``removed``: reason → images that the study does not
     use; ``contradictions``: (finding, ancestor) → images.
     """
@@ -149,9 +149,10 @@ def load_site(
     if len(rows) == 0:
         raise StudyError(f"Site '{plan.name}': expected readable images; found none of {len(manifest)}.")
     manifest = keep_images(manifest, rows)
-    closed = close_labels(manifest.labels.reindex(columns=list(findings)).to_numpy(np.float32), findings, plan.closure)
+    raw = manifest.labels.reindex(columns=list(findings)).to_numpy(np.float32)
+    closed, contradictions = _closed(manifest, findings, plan.closure)
     splits = _split(plan, manifest, split)
-    targets = _targets(plan, manifest, closed.labels, findings, splits)
+    targets = _targets(plan, manifest, closed, findings, splits)
     if plan.role == "training" and np.isnan(targets[splits == "train"]).all():
         raise StudyError(
             f"Site '{plan.name}': expected training images with labels of at least one finding of the study "
@@ -163,14 +164,14 @@ def load_site(
         DATABASES.load(plan.database).card,
         manifest,
         tuple(findings),
-        closed.labels,
+        raw,
         targets,
         splits,
         pixels,
         rows,
         tuple(pixels.problems),
         dict(removed),
-        closed.contradictions,
+        contradictions,
     )
 
 
@@ -185,6 +186,19 @@ def keep_rows(site: Site, rows: NDArray[np.int64], removed: Mapping[str, int]) -
         rows=site.rows[rows],
         removed={**site.removed, **removed},
     )
+
+
+def _closed(
+    manifest: Manifest, findings: Sequence[str], closure: Closure
+) -> tuple[NDArray[np.float32], dict[tuple[str, str], int]]:
+    """Close labels over all that the database speaks of, and return those of ``findings`` and the contradictions.
+
+    Contradictions are counted where either side bears on a finding of the study.
+    """
+    every = list(dict.fromkeys([*findings, *map(str, manifest.labels)]))
+    closed = close_labels(manifest.labels.reindex(columns=every).to_numpy(np.float32), every, closure)
+    counted = {pair: n for pair, n in closed.contradictions.items() if set(pair) & set(findings)}
+    return closed.labels[:, : len(findings)], counted
 
 
 def _targets(

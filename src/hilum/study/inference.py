@@ -31,7 +31,7 @@ from hilum.study.spec import ARMS, Study
 from hilum.training.inference import infer
 from hilum.training.state import write_atomically
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 BATCH = 32
 MAP_SIDE = 256
 
@@ -157,7 +157,7 @@ def image_files(paths: Sequence[str | Path]) -> list[str]:
         if path.is_dir():
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
             if not found:
-                raise DataError(f"Expected PNG or JPEG files in the folder {given}; found none.")
+                raise DataError(f"Expected PNG, JPEG or DICOM (.dcm) files in the folder {given}; found none.")
             files += [os.path.join(given, p.relative_to(path)) for p in found]  # noqa: PTH118 (as given)
         elif path.is_file():
             files.append(given)

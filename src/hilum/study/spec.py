@@ -62,8 +62,14 @@ class PolicySpec(Section):
     name: str = "ignore"
     low: Annotated[float, Field(ge=0, le=1)] = SOFT[0]
     high: Annotated[float, Field(ge=0, le=1)] = SOFT[1]
-    blank: Literal["unknown", "negative"] = "unknown"
+    blank: Literal["unknown", "negative"] | None = None
     findings: dict[str, PolicySpec] = {}
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PolicySpec:
+        if self.low > self.high:
+            raise ValueError(f"expected low at most high; found {self.low} and {self.high}")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -81,7 +87,7 @@ class PolicySpec(Section):
         return {_checked(require_finding, name): policy for name, policy in findings.items()}
 
     def policy(self) -> LabelPolicy:
-        """Return the policy; the blanks of single findings follow the whole."""
+        """Return the policy; blanks of a single finding follow the whole unless it speaks of them."""
         single = {name: spec.policy() for name, spec in self.findings.items()}
         return LabelPolicy(self.name, self.low, self.high, self.blank, single)
 

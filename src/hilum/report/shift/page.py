@@ -16,7 +16,7 @@ from hilum.report.shift.plots import flow_plots, histogram_lines, label_matrix, 
 from hilum.report.shift.read import KIND_NAMES, MEASURE_NAMES, ShiftFigures, read_shift
 from hilum.report.shift.words import LINEAR, by_distance, expectations, findings, lede
 
-DISTANCES = ("a_distance_linear", "a_distance_network", "emd", "mmd")
+DISTANCES = ("a_distance_linear", "a_distance_network", "emd", "emd_samples", "emd_partial", "mmd")
 AXIS = Axis(0.0, 2.0, (0.0, 1.0, 2.0))
 COLOURS = 8
 
@@ -107,6 +107,7 @@ def _content(shift: ShiftFigures) -> dict[str, Any]:
         "ratios": _ratios(shift),
         "patients": {frozenset((row["a"], row["b"])): row for row in shift.content["demographics"]},
         "pair": lambda a, b: frozenset((a, b)),
+        "privacy": shift.content["privacy"],
         "closeness": shift.content["closeness"],
         "exchange": _exchange(shift),
         "damage": shift.content["damage"],

@@ -41,6 +41,7 @@ class FlowPlot:
     a: str
     b: str
     value: float
+    partial: float
     upper: list[tuple[float, float]]
     lower: list[tuple[float, float]]
     ribbons: list[Ribbon]
@@ -119,4 +120,4 @@ def _flow_plot(flow: Mapping[str, Any]) -> FlowPlot:
     ribbons = [
         Ribbon((i + 0.5) * step, (j + 0.5) * step, max(0.4, THICKEST * mass / widest), j > i) for i, j, mass in moved
     ]
-    return FlowPlot(flow["a"], flow["b"], flow["value"], bars[0], bars[1], ribbons)
+    return FlowPlot(flow["a"], flow["b"], flow["value"], flow["partial"], bars[0], bars[1], ribbons)

@@ -23,6 +23,8 @@ MEASURE_NAMES = {
     "a_distance_linear": "A-distance, linear",
     "a_distance_network": "A-distance, network",
     "emd": "Earth Mover's Distance",
+    "emd_samples": "EMD of single images",
+    "emd_partial": "EMD, partial",
     "mmd": "MMD²",
     "bernoulli": "Bernoulli distance",
     "label_emd": "Label EMD",
@@ -76,15 +78,24 @@ class ShiftFigures:
         return self._table.get((kind, measure, frozenset((a, b))), ABSENT)
 
     def noise(self, kind: str, measure: str, a: str, b: str) -> float | None:
-        """Return the larger of what the halves of both sites differ by: the upper end where there is an interval."""
+        """Return the larger of what the halves of both sites differ by: the upper end where there is an interval.
+
+        None where a site has too few patients to be halved: the pair has no control.
+        """
         halves = [self.of(kind, measure, site, site) for site in (a, b)]
-        tops = [h.value if h.high is None else h.high for h in halves if h.value is not None]
-        return max((top for top in tops if top is not None), default=None)
+        tops = [h.value if h.high is None else h.high for h in halves]
+        known = [top for top in tops if top is not None]
+        return max(known) if len(known) == len(halves) else None
 
     def clear(self, kind: str, a: str, b: str) -> bool:
-        """Tell whether the linear A-distance of a pair lies above the intervals of both sites' halves."""
+        """Tell whether the linear A-distance of a pair lies above the intervals of both sites' halves, where known."""
         low, noise = self.of(kind, "a_distance_linear", a, b).low, self.noise(kind, "a_distance_linear", a, b)
-        return low is not None and low > (noise or 0.0)
+        return low is not None and noise is not None and low > noise
+
+    def controlled(self, kind: str) -> list[tuple[str, str]]:
+        """Return the pairs with a linear A-distance and halves of both sites to set it against."""
+        known = [pair for pair in self.pairs if self.of(kind, "a_distance_linear", *pair).low is not None]
+        return [pair for pair in known if self.noise(kind, "a_distance_linear", *pair) is not None]
 
     def matrix(self, name: str, a: str, b: str) -> float | None:
         """Return an entry of one of the label matrices: 'bernoulli', 'label_emd' or 'shared'."""

@@ -24,6 +24,15 @@ def lede(shift: ShiftFigures) -> str:
     kind, pairs = shift.kinds[-1], shift.pairs
     clear = [pair for pair in pairs if shift.clear(kind, *pair)]
     beyond = "beyond what two halves of one site differ"
+    alone = len(pairs) - len(shift.controlled(kind))
+    if alone == len(pairs):
+        return "No pair of sites has a control, for want of patients: whether their images differ cannot be told."
+    if alone:
+        lacking = plural(alone, "pair has no control", "pairs have no control")
+        return (
+            f"The images of {len(clear)} of {plural(len(pairs) - alone, 'pair')} of sites with a control can be told "
+            f"apart, {beyond}; {lacking}."
+        )
     if len(clear) == len(pairs):
         every = "every pair" if len(pairs) > 1 else "the pair"
         return f"The images of {every} of sites can be told apart, {beyond}."
@@ -112,14 +121,17 @@ def _controls(shift: ShiftFigures) -> list[str]:
 def _scanner(shift: ShiftFigures) -> list[str]:
     if "histogram" not in shift.kinds:
         return []
-    clear = [pair for pair in shift.pairs if shift.clear("histogram", *pair)]
+    controlled = shift.controlled("histogram")
+    clear = [pair for pair in controlled if shift.clear("histogram", *pair)]
+    if not controlled:
+        return []
     if not clear:
-        return ["Grey levels alone do not tell any pair apart: exposure and processing look alike."]
+        return ["Grey levels alone do not tell any pair apart beyond what two halves of one site differ."]
     order = by_distance(shift, "histogram", clear)
     least = f", least {_name(order[-1])}, {_text(shift, 'histogram', order[-1])}" if len(order) > 1 else ""
     return [
         f"Scanner and processing: grey levels alone, without any shape, tell {len(clear)} of "
-        f"{plural(len(shift.pairs), 'pair')} apart (most {_name(order[0])}, "
+        f"{plural(len(controlled), 'pair')} apart (most {_name(order[0])}, "
         f"{_text(shift, 'histogram', order[0])}{least})."
     ]
 
@@ -194,8 +206,10 @@ def _patients(shift: ShiftFigures) -> list[str]:
         if known:
             far = max(known, key=lambda row: (abs(row[part]["value"]), row["a"], row["b"]))
             sentences.append(_difference(far, part, unit, phrase))
-        else:
-            sentences.append(f"{phrase.partition(':')[0]} cannot be compared: no two sites record it.")
+            continue
+        both = any(row[part]["n_a"] and row[part]["n_b"] for row in rows)
+        why = "too few patients, or too like each other, for an interval" if both else "no two sites record it"
+        sentences.append(f"{phrase.partition(':')[0]} cannot be compared: {why}.")
     views = [(abs(v["value"]), name, row) for row in rows for name, v in row["views"].items() if v["value"] is not None]
     if views:
         _, name, row = max(views, key=lambda one: (one[0], one[1]))

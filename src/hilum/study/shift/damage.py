@@ -18,6 +18,7 @@ from hilum.study.directory import RunDirectory
 from hilum.study.run import load_run_study
 from hilum.study.spec import Study
 
+SAME_IMAGES = ("size", "low", "high")
 SAME = ("findings", "sites", "split", "label_policy", "closure", "overlap")
 FEWEST_PAIRS = 3
 RESAMPLES = 2000
@@ -27,9 +28,10 @@ Losses = list[dict[str, Any]]
 
 
 def require_same_study(study: Study, run: RunDirectory) -> None:
-    """Raise ``RunError`` unless ``run`` is a finished run of the same sites, labels and split."""
+    """Raise ``RunError`` unless ``run`` is a finished run of the same sites, labels, split and image settings."""
     other = load_run_study(run)
     changed = [name for name in SAME if getattr(study, name) != getattr(other, name)]
+    changed += [f"images.{key}" for key in SAME_IMAGES if getattr(study.images, key) != getattr(other.images, key)]
     if changed:
         raise RunError(
             f"Expected a run of the same study in {run.root}; found other values in: {', '.join(changed)}. "
@@ -40,9 +42,10 @@ def require_same_study(study: Study, run: RunDirectory) -> None:
 
 
 def require_same_images(sites: Sequence[Site], run: RunDirectory) -> None:
-    """Raise ``RunError`` where the run was of other image files."""
-    digest = hashlib.sha256("".join(h for site in sites for h in sorted(site.content)).encode()).hexdigest()
-    if run.fact("images_sha256") != digest:
+    """Raise ``RunError`` where the run was of other image files; its sites may stand in another order."""
+    content, ordered = {site.name: "".join(sorted(site.content)) for site in sites}, list(run.roles())
+    digest = hashlib.sha256("".join(content.get(name, "") for name in ordered).encode()).hexdigest()
+    if set(content) != set(ordered) or run.fact("images_sha256") != digest:
         raise RunError(
             f"Expected the images that the run {run.root} was made of; some have changed, come or gone since. "
             "Restore them, run the study again, or leave --run out."

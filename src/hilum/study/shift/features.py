@@ -28,6 +28,7 @@ from hilum.study.spec import NamedOptions, Study
 from hilum.training.state import copy_state, fingerprint, write_atomically
 
 BATCH = 64
+VERSION = 1  # of what is kept; raise it where the same images would give other features
 Features = NDArray[np.float32]
 Compute = Callable[[NDArray[np.uint8], NDArray[np.float32]], Features]
 
@@ -70,14 +71,18 @@ def feature_kinds(study: Study, run: RunDirectory | None) -> tuple[list[Kind], d
     return [*kinds, _of_trunk("pretrained", "EfficientNet-Lite0 with ImageNet weights", weights)], absent
 
 
-def features_of(kind: Kind, samples: Sequence[Sample], images: CacheSpec, folder: Path) -> tuple[list[Features], str]:
-    """Return the features (n, d) of every site and their common digest; from ``folder`` where they lie there."""
+def features_of(
+    kind: Kind, samples: Sequence[Sample], images: CacheSpec, folder: Path
+) -> tuple[list[Features], list[str]]:
+    """Return the features (n, d) of every site and their digests; from ``folder`` where they lie there."""
     found, digests = [], []
     with progress(f"features: {kind.name}", sum(len(s.drawn) for s in samples)) as advance:
         for sample in samples:
             path, digest = (
                 folder / kind.name / f"{sample.site.name}.npz",
-                digest_of(kind.name, kind.digest, images.key, *sample.site.content[sample.drawn]),
+                digest_of(
+                    VERSION, torch.__version__, kind.name, kind.digest, images.key, *sample.site.content[sample.drawn]
+                ),
             )
             features = _read(path, digest)
             if features is None:
@@ -85,7 +90,7 @@ def features_of(kind: Kind, samples: Sequence[Sample], images: CacheSpec, folder
                 _write(path, features, digest)
             found.append(features)
             digests.append(digest)
-    return found, digest_of(*digests)
+    return found, digests
 
 
 def digest_of(*parts: object) -> str:

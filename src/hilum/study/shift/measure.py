@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -13,18 +14,19 @@ import numpy as np
 import hilum
 from hilum.errors import RunError, StudyError
 from hilum.images.cache import CacheSpec
+from hilum.shift.privacy import DELTA
 from hilum.sites.site import Site
 from hilum.study.directory import RunDirectory
 from hilum.study.hospitals import load_sites
 from hilum.study.run import DEFAULT_CACHE, load_run_study
 from hilum.study.shift.closeness import closeness
 from hilum.study.shift.cohorts import demographic_figures, label_figures
+from hilum.study.shift.cost import privacy_cost, private_content
 from hilum.study.shift.damage import correlations, cross_site_losses, require_same_images, require_same_study
 from hilum.study.shift.examples import choose_examples, embed, write_examples
 from hilum.study.shift.features import Features, Kind, feature_kinds, features_of
 from hilum.study.shift.pairs import (
     CLUSTERS,
-    DELTA,
     FOLDS,
     MEASURES,
     PERMUTATIONS,
@@ -38,8 +40,8 @@ from hilum.study.shift.sample import Sample, draw_sample
 from hilum.study.spec import Study, dump_study
 from hilum.training.state import write_atomically
 
-FIGURES = "shift.json"
-OWN = {"study.yaml", FIGURES, "shift.html", "features", "figures", "thumbnails"}
+FIGURES, PRIVATE_FIGURES = "shift.json", "shift.private.json"
+OWN = {"study.yaml", FIGURES, PRIVATE_FIGURES, "shift.html", "features", "figures", "thumbnails"}
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,24 @@ class ShiftPlan:
     epsilon: float | None = None
 
 
-def measure_shift(study: Study, out: Path, plan: ShiftPlan = ShiftPlan(), source: Path | None = None) -> dict[str, Any]:
+def measure_shift(
+    study: Study,
+    out: Path,
+    plan: ShiftPlan = ShiftPlan(),
+    source: Path | None = None,
+    noise: np.random.Generator | None = None,
+) -> dict[str, Any]:
     """Measure every pair of sites of a study, write ``out/shift.json`` and return it.
 
+    With ``plan.epsilon`` also ``out/shift.private.json``, the noisy figures alone; ``noise`` is where theirs comes
+    from, the system's entropy if not given.
+
     Features and figures are kept as they are done, so that a killed command goes on to the same result. Raises
-    ``StudyError`` for fewer than two sites or a site of too few patients, ``RunError`` where ``out`` holds something
-    else or ``plan.run`` is no finished run of the study, and what loading sites raises.
+    ``StudyError`` for fewer than two sites, a site of too few patients or an ε without meaning, ``RunError`` where
+    ``out`` holds something else or ``plan.run`` is no finished run of the study, and what loading sites raises.
     """
+    if plan.epsilon is not None and not 0 < plan.epsilon < math.inf:
+        raise StudyError(f"Expected a finite --epsilon above 0; found {plan.epsilon}. Leave it out for no noise.")
     run = RunDirectory(plan.run) if plan.run else None
     if run:
         require_same_study(study, run)
@@ -70,8 +83,12 @@ def measure_shift(study: Study, out: Path, plan: ShiftPlan = ShiftPlan(), source
     if run:
         require_same_images(sites, run)
     samples = [draw_sample(site, plan.images) for site in sites]
-    content = _described(study, samples, plan) | _measured(study, samples, plan, run, directory)
+    content = _described(study, samples, plan) | _measured(study, samples, plan, run, directory, noise)
     directory.write_json(FIGURES, content)
+    if plan.epsilon:
+        directory.write_json(PRIVATE_FIGURES, private_content(content))
+    else:
+        (directory.root / PRIVATE_FIGURES).unlink(missing_ok=True)
     return content
 
 
@@ -134,7 +151,12 @@ def _site(sample: Sample) -> dict[str, Any]:
 
 
 def _measured(
-    study: Study, samples: Sequence[Sample], plan: ShiftPlan, run: RunDirectory | None, directory: RunDirectory
+    study: Study,
+    samples: Sequence[Sample],
+    plan: ShiftPlan,
+    run: RunDirectory | None,
+    directory: RunDirectory,
+    noise: np.random.Generator | None,
 ) -> dict[str, Any]:
     seed, names = study.seeds[0], [sample.site.name for sample in samples]
     kinds, absent = feature_kinds(study, run)
@@ -144,8 +166,8 @@ def _measured(
     features: list[Features] = []
     flows, places = [], []
     for kind in kinds:
-        features, digest = features_of(kind, samples, spec, directory.root / "features")
-        records += pair_records(kind.name, features, samples, digest, pairs, directory)
+        features, digests = features_of(kind, samples, spec, directory.root / "features")
+        records += pair_records(kind.name, features, samples, digests, pairs, directory, noise)
         if kind.name == "histogram":
             histograms = [x.mean(axis=0, dtype=np.float64).tolist() for x in features]
             flows += intensity_flows(features, samples)
@@ -157,6 +179,7 @@ def _measured(
         "kinds": [{"name": kind.name, "source": kind.source} for kind in kinds],
         "absent": absent,
         "pairs": records,
+        "privacy": privacy_cost(records, names, plan.epsilon) if plan.epsilon else None,
         "closeness": closeness(records, [kind.name for kind in kinds]),
         "flows": flows,
         "intensities": dict(zip(names, histograms, strict=True)),
