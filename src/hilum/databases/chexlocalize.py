@@ -115,11 +115,8 @@ def _coco(runs: list[int]) -> str:
 def _read_labels(home: Path) -> tuple[pd.DataFrame, list[Problem]]:
     """Return the images of the parts whose table is there; raises ``DataError`` without labels or masks."""
     names = [f"{IMAGES}/{part}_labels.csv" for part in PARTS]
-    try:
-        layout.require_file(NAME, home, *names)
-        layout.require_file(NAME, home, *(f"{MASKS}/gt_segmentations_{part}.json" for part in PARTS))
-    except DataError as error:
-        raise DataError(f"{error} It is given at {URL}.") from None
+    layout.require_file(NAME, home, *names, source=URL)
+    layout.require_file(NAME, home, *(f"{MASKS}/gt_segmentations_{part}.json" for part in PARTS), source=URL)
     tables, problems = [], []
     for name in names:
         if (file := layout.find_file(home, name)) is None:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from hilum.databases import layout
 from hilum.databases.dicom_elements import DICOM_HEAD, is_dicom
+from hilum.databases.dicom_headers import THREADS
 from hilum.databases.dicom_identity import KEY_BYTES, KEY_FILE, pseudonym, site_key, write_key
 from hilum.databases.dicom_labels import LABELS, NAME, read_labels
 from hilum.databases.dicom_tags import IDENTIFIERS, OTHER_PARTS, Header, identifier, read_header, require_radiograph
@@ -23,7 +24,6 @@ from hilum.databases.replica_dicom import save_dicom_radiograph
 from hilum.errors import DataError, ImageError
 from hilum.progress import progress
 
-THREADS = 8
 NOT_DICOM = "not DICOM: it is left out"
 NO_PATIENT = "no patient id: its study counts as a patient of its own"
 _NO_IMAGES = ("DICOMDIR", KEY_FILE, LABELS, f"{LABELS}.gz", f"{LABELS}.zip")

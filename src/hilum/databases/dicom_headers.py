@@ -11,11 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from hilum.databases.dicom_elements import DICOM_HEAD, is_dicom
-from hilum.databases.dicom_tags import Header, read_header
+from hilum.databases.dicom_tags import Header, named_view, read_header
 from hilum.errors import ImageError
 
 THREADS = 8
-_VIEWS = {"PA": "PA", "AP": "AP", "LL": "LATERAL", "RL": "LATERAL", "LATERAL": "LATERAL"}
 
 
 def view_positions(paths: Sequence[Path]) -> list[str | float]:
@@ -38,7 +37,7 @@ def header_texts(paths: Sequence[Path], keywords: Sequence[str]) -> pd.DataFrame
 
 def views_of(positions: pd.Series) -> pd.Series:
     """Return 'PA', 'AP', 'LATERAL' or NaN from texts of the View Position."""
-    return positions.astype(object).str.strip().str.upper().map(_VIEWS).astype(object)
+    return positions.astype(object).str.strip().str.upper().map(named_view, na_action="ignore").astype(object)
 
 
 def header_of(path: Path) -> Header | None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from hilum.databases import layout
 from hilum.databases.dicom_identity import pseudonym
 from hilum.databases.manifest import Problem
-from hilum.errors import DataError
 from hilum.findings.aliases import finding_of
 
 NAME = "dicom"
@@ -30,25 +28,14 @@ def read_labels(root: Path, images: pd.DataFrame, key: bytes) -> tuple[pd.DataFr
     names = layout.relative_paths(NAME, LABELS, table["image"])
     by_path = dict(zip(images["path"], images["image_id"], strict=True))
     ids = names.map(lambda name: by_path.get(name) or pseudonym(key, "image", name))
-    if (repeated := ids.duplicated(keep=False)).any():
-        raise DataError(
-            f"{NAME}: expected one row an image in '{LABELS}'; found repeated images in the rows "
-            f"{layout.rows_of(repeated)}. Keep one row an image."
-        )
-    findings = {finding_of(NAME, str(column)): _finding(table[column]) for column in table if column != "image"}
+    layout.refuse_repeated_images(NAME, LABELS, ids)
+    findings = {
+        finding_of(NAME, str(column)): layout.raw_labels(NAME, LABELS, table[column])
+        for column in table
+        if column != "image"
+    }
     labels = pd.DataFrame(findings).set_axis(ids).reindex(images["image_id"]).set_axis(images.index)
     return labels, _unmatched(names[~ids.isin(images["image_id"])], int((~images["image_id"].isin(ids)).sum()))
-
-
-def _finding(raw: pd.Series) -> pd.Series:
-    values = pd.to_numeric(raw, errors="coerce").astype(np.float64)
-    wrong = raw.notna() & ~values.isin((1.0, 0.0, -1.0)) & (raw.fillna("").str.strip() != "")
-    if wrong.any():
-        raise DataError(
-            f'{NAME}: expected 1, 0, -1 (uncertain) or blank (unknown) in the column "{raw.name}" of '
-            f"'{LABELS}'; found '{raw[wrong].iloc[0]}' (rows {layout.rows_of(wrong)}). Correct these cells."
-        )
-    return values
 
 
 def _unmatched(names: pd.Series, without_row: int) -> list[Problem]:

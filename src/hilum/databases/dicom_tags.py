@@ -73,7 +73,7 @@ OTHER_PARTS = (
     "JAW KNEE LEG LOWERLEG LSPINE MANDIBLE NECK PELVIS SHOULDER SKULL THUMB TIBIA TOE WRIST ZYGOMA"
 )
 OLDEST_YEARS = 120
-_VIEWS = {"PA": "PA", "AP": "AP"} | dict.fromkeys(("LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"), "LATERAL")
+_VIEWS = {"PA": "PA", "AP": "AP"} | dict.fromkeys(("LL", "RL"), "LATERAL")
 _VIEW_CODES = {
     **dict.fromkeys(("272479007", "R-10214", "R-40888"), "PA"),
     **dict.fromkeys(("399348003", "R-10206"), "AP"),
@@ -125,8 +125,7 @@ class Header:
     @property
     def view(self) -> str | None:
         """The view: stated by name or by code, or told from the directions of rows and columns."""
-        stated = self.text("ViewPosition")
-        if named := _VIEWS.get(stated) or ("LATERAL" if "LAT" in stated else None):
+        if named := named_view(self.text("ViewPosition")):
             return named
         codes = (text_of(item.get(CODE_VALUE, b"")) for item in self.items("ViewCodeSequence"))
         if coded := next((_VIEW_CODES[code] for code in codes if code in _VIEW_CODES), None):
@@ -161,6 +160,11 @@ class Header:
     def sex_male(self) -> float | None:
         """1 for male, 0 for female, None for another or none."""
         return {"M": 1.0, "F": 0.0}.get(self.text("PatientSex"))
+
+
+def named_view(position: str) -> str | None:
+    """Return the view that a View Position in capitals names, such as 'PA', 'LL' or 'XTABLE LATERAL'."""
+    return _VIEWS.get(position) or ("LATERAL" if "LAT" in position else None)
 
 
 def read_header(source: BinaryIO, identifiers: Sequence[str] = ()) -> Header:

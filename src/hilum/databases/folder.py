@@ -53,7 +53,8 @@ def read_folder(root: Path, database: str = "folder", labels_only: bool = False)
             "hospital": _optional(table, "hospital"),
         }
     )
-    labels = pd.DataFrame({f: _labels(database, table[c]) for f, c in findings.items()}).reset_index(drop=True)
+    labels = pd.DataFrame({f: layout.raw_labels(database, LABELS, table[c]) for f, c in findings.items()})
+    labels = labels.reset_index(drop=True)
     boxes, box_problems = read_boxes(database, root, images["image_id"])
     masks, mask_problems = read_masks(database, root, images["image_id"])
     problems += age_problems + view_problems + box_problems + mask_problems
@@ -109,23 +110,7 @@ def _optional(table: pd.DataFrame, column: str) -> pd.Series:
 
 def _check_rows(database: str, table: pd.DataFrame) -> None:
     layout.require_values(database, LABELS, table, ("image", "patient"))
-    repeated = table["image"].duplicated(keep=False)
-    if repeated.any():
-        raise DataError(
-            f"{database}: expected one row an image in '{LABELS}'; found repeated images in the rows "
-            f"{layout.rows_of(repeated)}. Keep one row an image."
-        )
-
-
-def _labels(database: str, raw: pd.Series) -> pd.Series:
-    values = pd.to_numeric(raw, errors="coerce").astype(np.float64)
-    wrong = raw.notna() & ~values.isin((1.0, 0.0, -1.0)) & (raw.fillna("").str.strip() != "")
-    if wrong.any():
-        raise DataError(
-            f'{database}: expected 1, 0, -1 (uncertain) or blank (unknown) in the column "{raw.name}" of '
-            f"'{LABELS}'; found '{raw[wrong].iloc[0]}' (rows {layout.rows_of(wrong)}). Correct these cells."
-        )
-    return values
+    layout.refuse_repeated_images(database, LABELS, table["image"])
 
 
 def _views(table: pd.DataFrame) -> tuple[pd.Series, list[Problem]]:

@@ -179,6 +179,28 @@ def require_values(database: str, file: str, table: pd.DataFrame, columns: Itera
             )
 
 
+def refuse_repeated_images(database: str, file: str, images: pd.Series) -> None:
+    """Raise ``DataError`` with the rows of images that are listed more than once."""
+    repeated = images.duplicated(keep=False)
+    if repeated.any():
+        raise DataError(
+            f"{database}: expected one row an image in '{file}'; found repeated images in the rows "
+            f"{rows_of(repeated)}. Keep one row an image."
+        )
+
+
+def raw_labels(database: str, file: str, raw: pd.Series) -> pd.Series:
+    """Return a column of labels as 1, 0, -1 (uncertain) or NaN (blank); raises ``DataError`` for another cell."""
+    values = pd.to_numeric(raw, errors="coerce").astype(np.float64)
+    wrong = raw.notna() & ~values.isin((1.0, 0.0, -1.0)) & (raw.fillna("").str.strip() != "")
+    if wrong.any():
+        raise DataError(
+            f'{database}: expected 1, 0, -1 (uncertain) or blank (unknown) in the column "{raw.name}" of '
+            f"'{file}'; found '{raw[wrong].iloc[0]}' (rows {rows_of(wrong)}). Correct these cells."
+        )
+    return values
+
+
 def rows_of(which: pd.Series) -> str:
     """Return the first rows in which a boolean column holds, for an error."""
     rows = [str(row) for row in which.index[which]]

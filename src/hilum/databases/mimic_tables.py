@@ -35,10 +35,7 @@ def has_list(folder: Path) -> bool:
 
 
 def _require(home: Path, *names: str) -> Path:
-    try:
-        return layout.require_file(NAME, home, *names)
-    except DataError as error:
-        raise DataError(f"{error} It is given at {URL}, the DICOM files at {DICOM_URL}.") from None
+    return layout.require_file(NAME, home, *names, source=f"{URL}, the DICOM files at {DICOM_URL}")
 
 
 def read_list(home: Path) -> tuple[pd.DataFrame, str]:

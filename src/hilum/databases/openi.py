@@ -121,7 +121,7 @@ def _views(root: Path, images: pd.Series, paths: pd.Series, labels_only: bool) -
     """Return the view that the table of the headers tells, or else the headers of DICOM files."""
     if file := layout.find_file(root, VIEWS):
         table = layout.read_table(NAME, file, ("imageid", "View Position"))
-        views = views_of(table["View Position"].str.replace("LARGE LATERAL", "LATERAL", regex=False))
+        views = views_of(table["View Position"])
         told = pd.Series(views.to_numpy(), index=_film(table["imageid"]))
         return _film(images).map(told[~told.index.duplicated()])
     if labels_only or not paths.str.endswith(".dcm").any():

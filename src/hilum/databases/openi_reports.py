@@ -80,10 +80,7 @@ def _contents(root: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _archived(root: Path) -> Iterator[tuple[str, bytes]]:
-    try:
-        archive = layout.require_file(NAME, root, ARCHIVE)
-    except DataError as error:
-        raise DataError(f"{error} It is given at {URL}, and may be unpacked to '{FOLDER}/'.") from None
+    archive = layout.require_file(NAME, root, ARCHIVE, source=f"{URL}, and may be unpacked to '{FOLDER}/'")
     try:
         with tarfile.open(archive, "r:*") as tar:
             for member in tar:

@@ -118,10 +118,7 @@ class PadChest:
 
 
 def _read_table(root: Path) -> tuple[Path, pd.DataFrame]:
-    try:
-        source = layout.require_file(NAME, root, TABLE)
-    except DataError as error:
-        raise DataError(f"{error} It is given at {URL}.") from None
+    source = layout.require_file(NAME, root, TABLE, source=URL)
     table = layout.read_table(NAME, source, TABLE_COLUMNS)
     layout.require_values(NAME, source.name, table, ("ImageID", "ImageDir", "PatientID"))
     return source, table

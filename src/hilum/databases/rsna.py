@@ -101,10 +101,7 @@ class RSNA:
 
 def _read_labels(root: Path) -> pd.DataFrame:
     """Return one row a box, or an image without one; Target as 1.0 or 0.0, the same in all rows of an image."""
-    try:
-        file = layout.require_file(NAME, root, LABELS)
-    except DataError as error:
-        raise DataError(f"{error} It is given at {URL}.") from None
+    file = layout.require_file(NAME, root, LABELS, source=URL)
     table = layout.read_table(NAME, file, ("patientId", "x", "y", "width", "height", "Target"))
     layout.require_values(NAME, file.name, table, ("patientId",))
     table["patientId"] = layout.relative_paths(NAME, file.name, table["patientId"])

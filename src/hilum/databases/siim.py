@@ -93,10 +93,7 @@ def _find_table(folder: Path) -> Path | None:
 
 def _read_rows(root: Path) -> tuple[pd.DataFrame, str]:
     """Return one row a mask or an image without one, and the name of the table."""
-    try:
-        file = layout.require_file(NAME, root, *TABLES)
-    except DataError as error:
-        raise DataError(f"{error} It is given at {URL}.") from None
+    file = layout.require_file(NAME, root, *TABLES, source=URL)
     columns = ("ImageId", "EncodedPixels")
     rows = layout.read_table(NAME, file, columns)
     layout.require_values(NAME, file.name, rows, columns)

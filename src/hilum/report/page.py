@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hilum.report import numbers
 from hilum.report.cohorts import label_spaces, left_out, problems, turned
@@ -15,6 +15,9 @@ from hilum.report.plots import UNIT, difference_axis, learning_curves, score_axi
 from hilum.report.read import MACRO, RunDirectory, read_run
 from hilum.report.results import Figure, Results
 from hilum.report.summary import summarise
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 LOCALIZATION_METRICS = {
@@ -36,11 +39,16 @@ def write_report(run: Path) -> Path:
     The file is self-contained, and replaced in one step. It holds pictures of the gallery, but no image id
     and no patient id. Raises ``RunError`` where the run is absent or not finished.
     """
-    text = render(read_run(Path(run)))
-    target = Path(run) / "report.html"
+    return write_page(Path(run) / "report.html", render(read_run(Path(run))))
+
+
+def write_page(target: Path, text: str) -> Path:
+    """Write a page in one step: a reader sees the old one or the new one, and a failure leaves the old."""
     with ExitStack() as stack:
         part = stack.enter_context(
-            NamedTemporaryFile("w", encoding="utf-8", dir=run, prefix=f".{target.name}.", suffix=".tmp", delete=False)
+            NamedTemporaryFile(
+                "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", suffix=".tmp", delete=False
+            )
         )
         stack.callback(Path(part.name).unlink, missing_ok=True)
         part.write(text)
@@ -51,6 +59,13 @@ def write_report(run: Path) -> Path:
 
 def render(run: RunDirectory) -> str:
     """Return the report of a run as one HTML page."""
+    environment = template_environment()
+    environment.globals.update(score_text=numbers.score, difference_text=numbers.difference)
+    return environment.get_template("report.html.j2").render(_content(run))
+
+
+def template_environment() -> Environment:
+    """Return what every page is rendered with: the templates, and filters for numbers in words."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -62,8 +77,7 @@ def render(run: RunDirectory) -> str:
     )
     for name in ("count", "percent", "duration", "plural", "listing"):
         environment.filters[name] = getattr(numbers, name)
-    environment.globals.update(score_text=numbers.score, difference_text=numbers.difference)
-    return environment.get_template("report.html.j2").render(_content(run))
+    return environment
 
 
 def _content(run: RunDirectory) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -58,6 +59,11 @@ def describe_run(study: Study, sites: Sequence[Site], precision: str, started: s
             "stride": model.backbone.stride,
         },
     }
+
+
+def images_digest(contents: Iterable[Iterable[str]]) -> str:
+    """Return the hash of all image files of a run: the hashes of every site's files, sites in the run's order."""
+    return hashlib.sha256("".join(h for content in contents for h in sorted(content)).encode()).hexdigest()
 
 
 def describe_site(site: Site) -> dict[str, Any]:

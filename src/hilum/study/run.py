@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from hilum.errors import HilumError, RunError
 from hilum.progress import progress
 from hilum.sites.site import Site
 from hilum.study.arms import choose_precision, model_keys, new_model, train_model
-from hilum.study.describe import describe_run, describe_site
+from hilum.study.describe import describe_run, describe_site, images_digest
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.figures import Figures
 from hilum.study.gallery import choose_gallery, write_gallery
@@ -138,7 +137,7 @@ def _tell_other_packages(run: RunDirectory) -> None:
 
 def _describe(study: Study, sites: Sequence[Site], run: RunDirectory) -> str:
     """Write what the run and its sites are, and return the precision that the run computes with."""
-    digest = hashlib.sha256("".join(h for site in sites for h in sorted(site.content)).encode()).hexdigest()
+    digest = images_digest(site.content for site in sites)
     if (run.root / "run.json").is_file():
         if run.fact("images_sha256") != digest:
             raise RunError(

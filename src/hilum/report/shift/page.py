@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hilum.errors import RunError
-from hilum.report import numbers
 from hilum.report.heatmaps import data_uri
-from hilum.report.page import BADGES, TEMPLATES
+from hilum.report.page import BADGES, template_environment, write_page
 from hilum.report.plots import Axis
 from hilum.report.shift.planes import Scatter, images_plane, scatter, sites_plane
 from hilum.report.shift.plots import flow_plots, histogram_lines, label_matrix, matrices
@@ -26,25 +25,12 @@ def write_shift_page(out: Path) -> Path:
 
     It holds thumbnails where those were allowed, but no image id and no patient id. Raises ``RunError``.
     """
-    text = render_shift(read_shift(out))
-    part = out / ".shift.html.tmp"
-    part.write_text(text, encoding="utf-8")
-    return part.replace(out / "shift.html")
+    return write_page(out / "shift.html", render_shift(read_shift(out)))
 
 
 def render_shift(shift: ShiftFigures) -> str:
     """Return the page as HTML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("count", "percent", "plural", "listing"):
-        environment.filters[name] = getattr(numbers, name)
+    environment = template_environment()
     environment.filters["size"] = _size
     environment.filters["kind"] = lambda name: KIND_NAMES.get(name, "Labels")
     environment.filters["measure"] = lambda name: MEASURE_NAMES.get(name, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from itertools import permutations
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from hilum.errors import RunError
 from hilum.randomness import numpy_generator
 from hilum.sites.site import Site
+from hilum.study.describe import images_digest
 from hilum.study.directory import RunDirectory
 from hilum.study.run import load_run_study
 from hilum.study.spec import Study
@@ -43,8 +43,8 @@ def require_same_study(study: Study, run: RunDirectory) -> None:
 
 def require_same_images(sites: Sequence[Site], run: RunDirectory) -> None:
     """Raise ``RunError`` where the run was of other image files; its sites may stand in another order."""
-    content, ordered = {site.name: "".join(sorted(site.content)) for site in sites}, list(run.roles())
-    digest = hashlib.sha256("".join(content.get(name, "") for name in ordered).encode()).hexdigest()
+    content, ordered = {site.name: site.content for site in sites}, list(run.roles())
+    digest = images_digest(content.get(name, ()) for name in ordered)
     if set(content) != set(ordered) or run.fact("images_sha256") != digest:
         raise RunError(
             f"Expected the images that the run {run.root} was made of; some have changed, come or gone since. "
