@@ -76,6 +76,14 @@ def test_every_registered_trunk_is_tested() -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
+def test_no_trunk_has_a_strided_pointwise_convolution(name: str, options: Mapping[str, Any]) -> None:
+    """oneDNN's backward pass of one writes beyond its memory on processors with AVX2 (uxlfoundation/oneDNN #6035)."""
+    convolutions = [m for m in BACKBONES.load(name)(**options).modules() if isinstance(m, torch.nn.Conv2d)]
+    assert convolutions
+    assert not [m for m in convolutions if m.kernel_size == (1, 1) and m.stride != (1, 1)]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
 def test_shapes_are_as_declared(name: str, options: Mapping[str, Any]) -> None:
     trunk = build(name, options)
     for height, width in ((64, 64), (65, 40)):

@@ -11,10 +11,15 @@ from hilum.models.backbones.base import Backbone, ReceptiveField
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions with batch normalization and a projected shortcut (He et al. 2016)."""
+    """Two 3×3 convolutions with batch normalization and a projected shortcut (He et al. 2016).
+
+    The shortcut takes every ``stride``-th cell and then a 1×1 convolution of stride 1. A strided one is the same sum,
+    but its backward pass writes beyond its memory in oneDNN on processors with AVX2 (uxlfoundation/oneDNN #6035).
+    """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, dilation: int) -> None:
         super().__init__()
+        self.stride = stride
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, dilation, dilation, bias=False)
         self.norm1 = nn.BatchNorm2d(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, dilation, dilation, bias=False)
@@ -22,13 +27,13 @@ class ResidualBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or channels_in != channels_out:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+                nn.Conv2d(channels_in, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels_in, h, w) → (B, channels_out, h / stride, w / stride)."""
         z = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(z)) + self.shortcut(x))
+        return F.relu(self.norm2(self.conv2(z)) + self.shortcut(x[:, :, :: self.stride, :: self.stride]))
 
 
 class ResidualTrunk(Backbone):
