@@ -1,6 +1,7 @@
 """Time the distances of sites against POT at equal exactness, and the whole table of five sites.
 
 Run ``python benchmarks/shift.py [--threads 2] [--repeats 5]``; the ways alternate, their values must agree.
+``--closeness`` prints instead how close the figures that move no image come to the exact ones on synthetic sites.
 POT has no MMD: there its squared distances and a loop over the permutations stand beside ``mmd``.
 """
 
@@ -19,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from hilum.shift.emd import emd, emd_1d, emd_samples, signature
 from hilum.shift.mmd import mmd
 from hilum.shift.pairs import pairwise
+from hilum.shift.samples import halves
 
 PERMUTATIONS = 500
 
@@ -92,12 +94,44 @@ def compare(repeats: int) -> None:
         )
 
 
-def whole_table() -> None:
+def synthetic_sites(shifts: dict[str, float], width: int = 256) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return features of 1,000 images a site, their first ten means shifted before they are mixed, and patients."""
     rng = np.random.default_rng(1)
-    mix = rng.normal(size=(256, 256)) * np.exp(-np.arange(256) / 20)[:, None]
+    mix = rng.normal(size=(width, width)) * np.exp(-np.arange(width) / 20)[:, None]
+    moved = np.arange(width) < 10
+    features = {site: (rng.normal(size=(1000, width)) + shift * moved) @ mix for site, shift in shifts.items()}
+    return features, {site: rng.integers(700, size=1000) for site in shifts}
+
+
+def closeness(draws: int = 20) -> None:
+    """Print exact, federated and private figures of sites and of their halves; of private ones the median draw."""
+    for width in (256, 8):
+        features, patients = synthetic_sites({"a": 0.0, "b": 0.1, "c": 0.3, "d": 1.2}, width)
+        print(f"\n| {width} features | 0.1 | 0.3 | 1.2 | control |\n|---|---:|---:|---:|---:|")
+        for name in ("a_distance_linear", "federated_a_distance", "emd", "federated_emd", "mmd", "federated_mmd"):
+            table = pairwise(features, patients, measures=[name])
+            control = np.mean([half.value for half in table.controls(name).values()])
+            print(f"| {name} | {' | '.join(f'{v:.4f}' for v in (*table.matrix(name)[0, 1:], control))} |")
+        parts = {site: halves(who, np.random.default_rng(2)) for site, who in patients.items()}
+        half_features = {f"{s}{k}": features[s][rows] for s, two in parts.items() for k, rows in enumerate(two)}
+        half_patients = {f"{s}{k}": patients[s][rows] for s, two in parts.items() for k, rows in enumerate(two)}
+        for name in ("private_a_distance", "private_emd", "private_mmd"):
+            for epsilon in (1.0, 4.0, 8.0):
+                noise = np.random.default_rng(3)
+                figures = []
+                for _ in range(draws):
+                    settings: dict[str, Any] = {"measures": [name], "epsilon": epsilon, "noise": noise}
+                    between = pairwise(features, patients, **settings).matrix(name)[0, 1:]
+                    within = pairwise(half_features, half_patients, **settings).matrix(name)
+                    figures.append([*between, np.mean([within[2 * k, 2 * k + 1] for k in range(len(features))])])
+                low, median, high = np.quantile(figures, (0, 0.5, 1), axis=0)
+                cells = (f"{m:.3f} ({a:.3f} – {b:.3f})" for a, m, b in zip(low, median, high, strict=True))
+                print(f"| {name}, ε = {epsilon:g} | {' | '.join(cells)} |", flush=True)
+
+
+def whole_table() -> None:
     shifts = {"a": 0.0, "b": 0.1, "c": 0.3, "d": 0.6, "e": 1.2}
-    features = {s: (rng.normal(size=(1000, 256)) + shift * (np.arange(256) < 10)) @ mix for s, shift in shifts.items()}
-    patients = {site: rng.integers(700, size=1000) for site in shifts}
+    features, patients = synthetic_sites(shifts)
     total = 0.0
     for measure in ("a_distance_linear", "a_distance_network", "emd", "emd_samples", "mmd"):
         seconds, _ = clock(lambda m=measure: pairwise(features, patients, measures=[m]))
@@ -110,10 +144,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--closeness", action="store_true")
     arguments = parser.parse_args()
     with threadpool_limits(arguments.threads):
-        compare(arguments.repeats)
-        whole_table()
+        if arguments.closeness:
+            closeness()
+        else:
+            compare(arguments.repeats)
+            whole_table()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """AIforCOVID: releases and challenge, hospitals, prognosis, clinical values, codes of sex and spreadsheets."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -132,11 +134,82 @@ def test_the_complete_test_table_goes_before_the_one_without_prognoses(tmp_path)
     assert list(manifest.labels["Severe COVID-19"]) == [0, 1, 0, 1]
 
 
+def to_sheet(table, end):
+    """Save a CSV of the replica as a spreadsheet, numbers as numbers, as the archive gives it."""
+    head, *rows = [line.split(",") for line in table.read_text().splitlines()]
+    cells = [
+        head,
+        *([float(cell) if cell.replace(".", "").isdigit() else cell or None for cell in row] for row in rows),
+    ]
+    if end == ".xlsx":
+        book = pytest.importorskip("openpyxl").Workbook()
+        for row in cells:
+            book.active.append(row)
+    else:
+        book = pytest.importorskip("xlwt").Workbook()
+        sheet = book.add_sheet("data")
+        for place, row in enumerate(cells):
+            for column, cell in enumerate(row):
+                sheet.write(place, column, cell)
+    book.save(str(table.with_suffix(end)))
+    table.unlink()
+
+
 @pytest.mark.parametrize("end", [".xls", ".xlsx"])
-def test_a_spreadsheet_is_to_be_saved_as_csv(root, end):
-    (root / "AIforCOVID_r2.csv").rename(root / f"AIforCOVID_r2{end}")
-    with pytest.raises(DataError, match=rf"expected 'AIforCOVID_r2\.csv'; found the spreadsheet 'AIforCOVID_r2{end}'"):
+def test_a_spreadsheet_reads_as_its_csv(root, end):
+    pytest.importorskip({".xls": "xlrd", ".xlsx": "openpyxl"}[end])
+    expected = AIforCOVID.read(root, male=1)
+    for name in ("AIforCOVID", "AIforCOVID_r2", "AIforCOVID_r3"):
+        to_sheet(root / f"{name}.csv", end)
+    manifest = AIforCOVID.read(root, male=1)
+    assert manifest.images.equals(expected.images)
+    assert manifest.labels.equals(expected.labels)
+    assert manifest.extra.equals(expected.extra)
+    assert manifest.problems == ()
+    assert manifest.rows[0] == f"AIforCOVID{end} row 2"
+
+
+def test_a_csv_goes_before_its_spreadsheet(root):
+    (root / "AIforCOVID.xlsx").write_bytes(b"not read")
+    assert AIforCOVID.read(root).problems == ()
+
+
+def test_a_column_that_the_spreadsheet_lacks_is_an_error(root):
+    pytest.importorskip("openpyxl")
+    edit(root / "AIforCOVID.csv", "Prognosis", "Outcome")
+    to_sheet(root / "AIforCOVID.csv", ".xlsx")
+    with pytest.raises(DataError, match=r"column \"Prognosis\" in 'AIforCOVID\.xlsx'"):
         AIforCOVID.read(root)
+
+
+@pytest.mark.parametrize(("end", "package"), [(".xls", "xlrd"), (".xlsx", "openpyxl")])
+def test_without_its_package_a_spreadsheet_is_to_be_saved_as_csv(root, monkeypatch, end, package):
+    (root / "AIforCOVID_r2.csv").rename(root / f"AIforCOVID_r2{end}")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DataError, match=rf"'{package}' to read the spreadsheet 'AIforCOVID_r2{end}'.*save the sheet"):
+        AIforCOVID.read(root)
+
+
+@pytest.mark.parametrize(("end", "package"), [(".xls", "xlrd"), (".xlsx", "openpyxl")])
+@pytest.mark.parametrize("content", [b"", b"ImageFile,Hospital", b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"])
+def test_a_damaged_spreadsheet_is_an_error(root, end, package, content):
+    pytest.importorskip(package)
+    (root / "AIforCOVID_r2.csv").unlink()
+    (root / f"AIforCOVID_r2{end}").write_bytes(content)
+    with pytest.raises(DataError, match=rf"expected a spreadsheet in 'AIforCOVID_r2{end}'; found one that cannot"):
+        AIforCOVID.read(root)
+
+
+def test_absent_tables_are_problems_with_their_source(root, tmp_path_factory):
+    (root / "AIforCOVID_r3.csv").unlink()
+    (problem,) = AIforCOVID.read(root).problems
+    assert problem.where == "AIforCOVID_r3.csv"
+    assert "aiforcovid.radiomica.it" in problem.reason
+    challenge = tmp_path_factory.mktemp("challenge")
+    write_challenge(challenge)
+    assert AIforCOVID.read(challenge).problems == ()
+    (challenge / "TestSet" / "testClinData.csv").unlink()
+    assert [problem.where for problem in AIforCOVID.read(challenge).problems] == ["completeTestClinData.csv"]
 
 
 def test_no_table_says_where_the_archive_is(tmp_path):

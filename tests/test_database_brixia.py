@@ -99,7 +99,10 @@ def test_the_consensus_is_told_where_it_is(root):
     tested = extra["ConsensusTestset"] == "1"
     assert (extra.loc[tested, "ModeA"] == extra.loc[tested, "score_A"]).all()
     (root / "metadata_consensus_v1.csv").unlink()
-    assert "MeanA" not in Brixia.read(root).extra
+    manifest = Brixia.read(root)
+    assert "MeanA" not in manifest.extra
+    assert [str(p).partition(":")[0] for p in manifest.problems] == ["metadata_consensus_v1.csv"]
+    assert "brixia.github.io" in str(manifest.problems[0])
 
 
 def test_version_1_is_separated_by_commas_and_may_be_compressed(root):
@@ -148,7 +151,10 @@ def test_a_faulty_table_is_an_error(root, old, new, message):
 def test_a_missing_table_says_where_it_is_from(tmp_path):
     with pytest.raises(DataError, match=r"^brixia: expected the file 'metadata_global_v2.csv'.*brixia\.github\.io"):
         Brixia.read(tmp_path)
-    with pytest.raises(DataError, match=r"^brixia: expected the file 'public-annotations.csv'.*Cohen set\.$"):
+    with pytest.raises(
+        DataError,
+        match=r"^brixia: expected the file 'public-annotations.csv'.*its images in the Cohen set at https\S+\.$",
+    ):
         Brixia.read(tmp_path, part="cohen")
     with pytest.raises(DataError, match="'part' as 'brescia' or 'cohen'; found 'milan'"):
         Brixia.read(tmp_path, part="milan")
@@ -188,7 +194,7 @@ def test_without_the_metadata_nothing_is_told_of_cohen_patients(cohen):
     assert manifest.images["patientid"].equals(manifest.images["image_id"])
     assert manifest.images["origin"].isna().all()
     assert manifest.known_findings == []
-    assert manifest.problem_counts() == {"file of patients not on disk": 1}
+    assert manifest.problem_counts() == {"official file not on disk": 1}
 
 
 def test_the_repository_of_the_annotations_keeps_them_in_data(cohen):

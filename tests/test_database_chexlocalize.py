@@ -86,8 +86,8 @@ def test_the_images_of_val_may_lie_in_valid(root):
 @pytest.mark.parametrize(
     ("file", "kind", "images", "masks"),
     [
-        ("CheXpert/test_labels.csv", "label table not on disk", 9, 20),
-        (TEST, "file of masks not on disk", 21, 20),
+        ("CheXpert/test_labels.csv", "official file not on disk", 9, 20),
+        (TEST, "official file not on disk", 21, 20),
     ],
 )
 def test_a_part_may_be_absent(root, file, kind, images, masks):

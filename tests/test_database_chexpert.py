@@ -1,5 +1,6 @@
 """CheXpert: labels, views, the parts of its downloads, the test labels, and CheXpert Plus."""
 
+import csv
 import json
 
 import numpy as np
@@ -14,6 +15,10 @@ from hilum.errors import DataError
 TRAIN_1 = "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"
 VALID_BATCH = "CheXpert-v1.0 batch 1 (validate & csv)"
 PLUS = "df_chexpert_plus_240401.csv"
+PLUS_HEAD = (
+    "path_to_image,path_to_dcm,frontal_lateral,ap_pa,deid_patient_id,patient_report_date_order,report,age,sex,race,"
+    "ethnicity,interpreter_needed,insurance_type,recent_bmi,deceased,split"
+)
 REPORT = '"CHEST, TWO VIEWS\nNo change."'
 
 
@@ -26,8 +31,7 @@ def root(tmp_path):
 @pytest.fixture
 def plus(tmp_path):
     """Three made-up images of two patients, with labels of two sections of their reports."""
-    head = "path_to_image,path_to_dcm,frontal_lateral,ap_pa,deid_patient_id,patient_report_date_order,report,age,sex,"
-    rows = [f"{head}race,ethnicity,interpreter_needed,insurance_type,recent_bmi,deceased,split"]
+    rows = [PLUS_HEAD]
     who = {
         "train/patient00003/study1/view1_frontal": "Frontal,PA",
         "train/patient00003/study1/view2_lateral": "Lateral,",
@@ -115,6 +119,35 @@ def test_age_zero_and_unknown_sex_are_unknown(root):
     assert [str(problem).startswith("train.csv row 2: expected the age") for problem in manifest.problems] == [True]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "view", "kind"),
+    [
+        (",34,Frontal,PA,", ",34,Frontal,XX,", "FRONTAL", "projection not recognized"),
+        (",34,Frontal,PA,", ",34,Oblique,PA,", None, "view not recognized"),
+        (f"{TRAIN_1},Male,", f"{TRAIN_1},Mal,", "PA", "sex not recognized"),
+        (f"{TRAIN_1},Male,", f"{TRAIN_1},Unknown,", "PA", None),
+        (f"{TRAIN_1},Male,", f"{TRAIN_1},,", "PA", None),
+    ],
+)
+def test_codes_that_are_not_known_are_unknown_with_a_problem(root, old, new, view, kind):
+    edit(root / "train.csv", old, new)
+    manifest = CheXpert.read(root)
+    first = manifest.images.iloc[0]
+    assert first["view"] == view or (view is None and np.isnan(first["view"]))
+    assert np.isnan(first["sex_male"]) == ("Male" in old)
+    assert kinds(manifest) == ([kind] if kind else [])
+    assert all(problem.where == "train.csv row 2" for problem in manifest.problems)
+
+
+def test_no_finding_is_never_uncertain_in_a_replica(root):
+    """As in the download: it is 1.0 or blank where a labeller wrote it, and no other finding is positive then."""
+    labels = CheXpert.read(root).labels
+    train = labels[CheXpert.read(root).images["official_split"] == "train"]
+    assert set(train["No Finding"].dropna()) == {1.0}
+    healthy = labels["No Finding"] == 1
+    assert not (labels[healthy].drop(columns="No Finding") == 1).any(axis=None)
+
+
 @pytest.mark.parametrize("folder", ["CheXpert-v1.0-small", "CheXpert-v1.0"])
 def test_the_root_may_be_the_parent(root, tmp_path_factory, folder):
     parent = tmp_path_factory.mktemp("parent")
@@ -144,7 +177,8 @@ def test_the_batches_of_the_full_download(root):
 def test_a_part_without_its_table_is_a_problem(root):
     (root / "valid.csv").unlink()
     manifest = CheXpert.read(root)
-    assert kinds(manifest) == ["label table not on disk"]
+    assert kinds(manifest) == ["official file not on disk"]
+    assert "aimi.stanford.edu" in manifest.problems[0].reason
     assert "val" not in set(manifest.images["official_split"])
 
 
@@ -225,6 +259,20 @@ def test_plus_has_the_origins_of_chexpert_and_what_it_tells_of_a_patient(plus):
     assert manifest.labels.iloc[0].dropna().to_dict() == {"Effusion": 1.0, "Edema": -1.0, "Fracture": 0.0}
     assert manifest.extra.iloc[0][["race", "recent_bmi", "patient_report_date_order"]].tolist() == ["A", "24.5", "1"]
     assert "report" not in manifest.extra
+
+
+def test_the_replica_of_plus_has_its_columns_and_the_images_of_the_small_one(root, tmp_path_factory):
+    plus = tmp_path_factory.mktemp("plus")
+    CheXpert.replicas["plus"](plus)
+    with (plus / PLUS).open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert len(head) == 27
+    assert head[:6] == PLUS_HEAD.split(",")[:6]
+    assert [name for name in head if not name.startswith("section_")] == PLUS_HEAD.split(",")
+    assert {len(row) for row in rows} == {27}
+    small, found = CheXpert.read(root), CheXpert.read(plus)
+    shared = small.images["official_split"] != "test"
+    assert list(found.images["origin"]) == list(small.images["origin"][shared])
 
 
 def test_plus_labels_of_another_section_and_of_unlisted_images(plus):

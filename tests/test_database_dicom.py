@@ -6,14 +6,19 @@ import stat
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from dicom_files import film, written
+from hilum.cli.app import app
 from hilum.databases.dicom import DicomFolder
 from hilum.databases.dicom_identity import KEY_BYTES, KEY_FILE, identity_hash
 from hilum.databases.replica_dicom import save_dicom_radiograph
 from hilum.errors import DataError
 from hilum.images.cache import CacheSpec, build_cache
 from hilum.images.check import unreadable
+from hilum.study.hospitals import plan_of
+from hilum.study.spec import dump_study, load_study, parse_study
 
 VALUES = film(12)
 
@@ -248,3 +253,127 @@ def test_pixels_are_not_read(root):
 def test_the_replicas_of_other_databases_are_read_too(tmp_path):
     save_dicom_radiograph(tmp_path / "one.dcm", PatientID="7")
     assert DicomFolder.read(tmp_path).images["view"].tolist() == ["PA"]
+
+
+# Names, links, ages and parts of the body
+
+
+LATIN = b"M\xfcller"
+
+
+def test_names_that_are_not_utf8_are_read_and_printed_escaped(tmp_path):
+    name = os.fsdecode(LATIN + b".dcm")
+    save(tmp_path / "a.dcm")
+    (tmp_path / os.fsdecode(LATIN)).mkdir()
+    (tmp_path / name).write_bytes(written(VALUES, SOPInstanceUID="", PatientID="", StudyInstanceUID=""))
+    (tmp_path / os.fsdecode(LATIN) / "note.txt").write_text("no image")
+    manifest = DicomFolder.read(tmp_path)
+    assert list(manifest.images["path"]) == [name, "a.dcm"]
+    assert manifest.images["image_id"].str.fullmatch("[0-9a-f]{16}").all()
+    assert build_cache(manifest.paths(), CacheSpec(48), tmp_path / "cache", names=manifest.places()).kept.all()
+    told = manifest.places() + [str(problem) for problem in manifest.problems]
+    assert [text.encode() for text in told], "every text can be printed"
+    assert any("M\\xfcller.dcm" in text for text in told)
+    assert any("M\\xfcller/note.txt" in text for text in told)
+
+
+def test_linked_folders_are_followed_once_and_loops_end(tmp_path):
+    save(tmp_path / "elsewhere/one.dcm")
+    save(tmp_path / "root/z/two.dcm")
+    root = tmp_path / "root"
+    (root / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (root / "again").symlink_to(root / "z", target_is_directory=True)
+    (root / "z/loop").symlink_to(root, target_is_directory=True)
+    (tmp_path / "elsewhere/loop").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    manifest = DicomFolder.read(root)
+    assert list(manifest.images["path"]) == ["linked/one.dcm", "z/two.dcm"]
+    assert manifest.problems == ()
+
+
+def test_a_folder_that_cannot_be_listed_is_a_problem(tmp_path, monkeypatch):
+    save(tmp_path / "a.dcm")
+    save(tmp_path / "closed/b.dcm")
+    real = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    manifest = DicomFolder.read(tmp_path)
+    assert list(manifest.images["path"]) == ["a.dcm"]
+    assert [str(problem).partition(":")[0] for problem in manifest.problems] == ["closed"]
+
+
+def test_ages_that_cannot_be_are_unknown_and_counted(tmp_path):
+    for number, age in enumerate(("148Y", "51", "045Y", "", "006M")):
+        save(tmp_path / f"{number}.dcm", PatientAge=age)
+    manifest = DicomFolder.read(tmp_path)
+    assert manifest.images["age_years"].tolist() == pytest.approx([np.nan, np.nan, 45, np.nan, 0.5], nan_ok=True)
+    assert manifest.problem_counts() == {"age not plausible": 2}
+    assert "148" not in " ".join(map(str, manifest.problems))
+
+
+@pytest.mark.parametrize(
+    ("part", "kept"),
+    [
+        *((part, True) for part in ("", "CHEST", "PORT CHEST", "Chest AP", "CHESTABDOMEN", "THORAX", "TORAX", "LUNG")),
+        *((part, True) for part in ("RIB", "RIBS LEFT", "UNILAT_RIBS")),
+        *((part, False) for part in ("FOOT LEFT", "LUMBAR SPINE", "L-SPINE", "SPINE", "EXTREMITY", "ABDOMEN", "SKULL")),
+        *((part, False) for part in ("THORACIC SPINE", "TSPINE", "HAND", "CRIBRIFORM")),
+    ],
+)
+def test_only_chests_are_kept(tmp_path, part, kept):
+    save(tmp_path / "pelvis.dcm", BodyPartExamined="CHEST")
+    save(tmp_path / "x.dcm", BodyPartExamined=part)
+    manifest = DicomFolder.read(tmp_path)
+    assert ("x.dcm" in set(manifest.images["path"])) == kept
+    assert manifest.problem_counts() == ({} if kept else {"not a chest": 1})
+
+
+def test_a_missing_photometric_interpretation_is_not_called_colour(tmp_path):
+    save(tmp_path / "good.dcm")
+    save(tmp_path / "silent.dcm", PhotometricInterpretation=None)
+    manifest = DicomFolder.read(tmp_path)
+    assert manifest.problem_counts() == {"no photometric interpretation": 1}
+    assert "found none" in str(manifest.problems[0])
+
+
+def test_an_unmatched_row_is_named_by_its_number_alone(tmp_path):
+    save(tmp_path / "a.dcm", SOPInstanceUID="1.2.3.4")
+    (tmp_path / "labels.csv").write_text("image,Pneumonia\na.dcm,1\n1.2.77777.5,1\n")
+    (problem,) = DicomFolder.read(tmp_path).problems
+    assert str(problem).startswith("labels.csv row 3: ")
+    assert "77777" not in str(problem)
+
+
+def test_a_key_file_of_a_study_lies_relative_to_the_study(root, tmp_path_factory, monkeypatch):
+    home = tmp_path_factory.mktemp("home")
+    (home / "keys").mkdir()
+    (home / "keys/site").write_bytes(bytes(KEY_BYTES))
+    site = f"{{database: {{name: dicom, key_file: keys/site}}, root: {root}}}"
+    (home / "study.yaml").write_text(f"name: s\nfindings: [Pneumonia]\nsites: {{a: {site}}}\n")
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    study = load_study(home / "study.yaml")
+    plan = plan_of(study, "a", study.sites["a"])
+    assert plan.options == {"key_file": str((home / "keys/site").resolve())}
+    assert DicomFolder.read(root, **plan.options).images.equals(
+        DicomFolder.read(root, key_file=home / "keys/site").images
+    )
+    again = parse_study(yaml.safe_load(dump_study(study)), "run")
+    assert again.sites["a"].database == study.sites["a"].database
+
+
+def test_a_key_file_that_is_no_path_is_an_error(root):
+    with pytest.raises(DataError, match="'key_file' as a path; found 7"):
+        DicomFolder.read(root, key_file=7)
+
+
+def test_a_manifest_with_names_that_are_not_utf8_is_written_byte_for_byte(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / os.fsdecode(LATIN + b".dcm")).write_bytes(written(VALUES))
+    out = tmp_path / "out.csv"
+    result = CliRunner().invoke(app, ["data", "manifest", "dicom", str(tmp_path / "in"), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert LATIN + b".dcm" in out.read_bytes()

@@ -3,7 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from hilum.cli.app import app
 from hilum.databases.kermany import _NAMES, Kermany, _patient_and_cause
 
 number = st.integers(1, 9999)
@@ -71,3 +73,8 @@ def test_a_file_without_a_patient_is_left_out(root):
     manifest = Kermany.read(root)
     assert len(manifest) == 19
     assert [p.where for p in manifest.problems] == ["train/PNEUMONIA/scan.jpeg"]
+
+
+def test_data_check_says_how_many_views_are_unknown(root):
+    result = CliRunner().invoke(app, ["data", "check", "kermany", str(root)])
+    assert "views: unknown 20\n" in result.output

@@ -42,6 +42,37 @@ def edit(path, old, new):
     path.write_bytes(gzip.compress(text.replace(old, new, 1).encode()))
 
 
+@pytest.mark.parametrize(
+    ("file", "header"),
+    [
+        (
+            METADATA,
+            "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns,StudyDate,"
+            "StudyTime,ProcedureCodeSequence_CodeMeaning,ViewCodeSequence_CodeMeaning,"
+            "PatientOrientationCodeSequence_CodeMeaning",
+        ),
+        (SPLIT, "dicom_id,study_id,subject_id,split"),
+        (
+            CHEXPERT,
+            "subject_id,study_id,Atelectasis,Cardiomegaly,Consolidation,Edema,Enlarged Cardiomediastinum,Fracture,"
+            "Lung Lesion,Lung Opacity,No Finding,Pleural Effusion,Pleural Other,Pneumonia,Pneumothorax,Support Devices",
+        ),
+    ],
+)
+def test_the_tables_of_the_replica_have_the_columns_of_physionet(root, file, header):
+    lines = gzip.decompress((root / file).read_bytes()).decode().splitlines()
+    assert lines[0] == header
+    assert {line.count(",") for line in lines} == {header.count(",")}
+
+
+def test_no_finding_is_one_or_blank_in_the_replica(root):
+    for labeller in ("chexpert", "negbio"):
+        labels = MIMICCXR.read(root, labeller=labeller).labels
+        healthy = labels["No Finding"] == 1
+        assert set(labels["No Finding"].dropna()) == {1.0}
+        assert not (labels[healthy].drop(columns="No Finding") == 1).any(axis=None)
+
+
 def test_identifiers_split_and_path(root):
     manifest = MIMICCXR.read(root)
     first = manifest.images.iloc[0]
@@ -63,20 +94,21 @@ def test_the_labels_of_a_study_are_those_of_all_its_images(root):
 
 def test_labellers_and_their_agreement(root):
     chexpert, negbio = MIMICCXR.read(root).labels, MIMICCXR.read(root, labeller="negbio").labels
-    assert (negbio["No Finding"] == 0).all()
+    assert (negbio["Pneumonia"] == 0).all()
     agreed = MIMICCXR.read(root, labeller="agreement").labels
-    same = chexpert["No Finding"] == 0
-    assert (agreed["No Finding"][same] == 0).all()
-    assert (agreed["No Finding"][~same] == -1).all()
-    assert agreed.drop(columns="No Finding").equals(chexpert.drop(columns="No Finding"))
+    same = chexpert["Pneumonia"] == 0
+    assert 0 < same.sum() < len(same)
+    assert (agreed["Pneumonia"][same] == 0).all()
+    assert (agreed["Pneumonia"][~same] == -1).all()
+    assert agreed.drop(columns="Pneumonia").equals(chexpert.drop(columns="Pneumonia"))
     assert agreed["Fracture"].isna().any()
 
 
 def test_a_study_that_one_labeller_lacks_is_blank_there(root):
-    edit(root / NEGBIO, "10000032,50000000,0.0,1.0,0.0,-1.0", "10000032,59999999,0.0,1.0,0.0,-1.0")
+    edit(root / NEGBIO, "10000032,50000000,", "10000032,59999999,")
     agreed = MIMICCXR.read(root, labeller="agreement").labels.iloc[0]
     assert np.isnan(agreed["No Finding"])
-    assert agreed["Cardiomegaly"] == -1
+    assert agreed["Lung Opacity"] == -1
 
 
 def test_the_labels_of_the_radiologist_are_of_the_test_part(root):
@@ -106,7 +138,8 @@ def test_the_labels_of_the_radiologist_are_of_the_test_part(root):
 )
 def test_views(root, written, view):
     position, meaning = written.split(",")
-    edit(root / METADATA, "50000000,AP,96,96,21500101,", f"50000000,{position},96,96,21500101,{meaning}")
+    taken, code = "96,96,21500101,213014.531,CHEST (PORTABLE AP)", "antero-posterior"
+    edit(root / METADATA, f",AP,{taken},{code},", f",{position},{taken},{meaning},")
     manifest = MIMICCXR.read(root)
     found = manifest.images["view"][0]
     assert found == view or (view is None and np.isnan(found))
@@ -118,7 +151,7 @@ def test_dicom_with_its_records_reads_views_from_headers(dicom):
     assert all(path.is_file() and path.suffix == ".dcm" for path in manifest.paths())
     assert manifest.images["view"].value_counts().to_dict() == {"PA": 14, "LATERAL": 14, "AP": 7}
     assert manifest.images["official_split"].isna().all()
-    assert [problem.kind for problem in manifest.problems] == ["file of the split not on disk"]
+    assert [problem.kind for problem in manifest.problems] == ["official file not on disk"]
     assert MIMICCXR.read(dicom, labels_only=True).images["view"].isna().all()
 
 

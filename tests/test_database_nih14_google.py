@@ -41,7 +41,11 @@ def test_image_and_patient_are_those_of_the_nih(root):
 def test_the_two_tables_are_the_official_split(root):
     assert NIH14Google.read(root).images["official_split"].value_counts().to_dict() == {"test": 12, "val": 6}
     (root / FOUR / "test_labels.csv").unlink()
-    assert NIH14Google.read(root).images["official_split"].value_counts().to_dict() == {"val": 6}
+    manifest = NIH14Google.read(root)
+    assert manifest.images["official_split"].value_counts().to_dict() == {"val": 6}
+    (problem,) = manifest.problems
+    assert problem.where == f"{FOUR}/test_labels.csv"
+    assert "cloud.google.com" in problem.reason
 
 
 def test_an_image_without_an_answer_is_unknown(root):
@@ -62,7 +66,9 @@ def test_answers_of_the_readers_are_counted(root):
     assert extra["readers"].eq(3).all()
     assert extra.loc[0, ["Lung Opacity: yes", "Nodule/Mass: yes", "Nodule/Mass: hedge"]].tolist() == [3, 0, 1]
     (root / FOUR / "individual_readers.csv").unlink()
-    assert list(NIH14Google.read(root).extra) == ["Finding Labels"]
+    manifest = NIH14Google.read(root)
+    assert list(manifest.extra) == ["Finding Labels"]
+    assert [problem.where for problem in manifest.problems] == [f"{FOUR}/individual_readers.csv"]
 
 
 def test_all_findings_of_810_images(root):
@@ -122,6 +128,7 @@ def test_the_joined_table_is_read_where_there_is_no_other(root):
     manifest = NIH14Google.read(root)
     assert manifest.images.equals(expected.images)
     assert manifest.labels.equals(expected.labels)
+    assert manifest.problems == ()
     (root / ALL / "test_labels.csv").unlink()
     with pytest.raises(DataError, match=r"^nih14_google: expected the file 'all_findings_expert_labels"):
         NIH14Google.read(root, findings="all")

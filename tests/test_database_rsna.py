@@ -54,7 +54,7 @@ def test_without_the_classes_no_finding_is_unknown_and_a_problem_says_why(root):
     manifest = RSNA.read(root)
     assert manifest.labels["No Finding"].isna().all()
     assert manifest.labels["Lung Opacity"].sum() == 5
-    assert [p.kind for p in manifest.problems] == ["file of classes not on disk"]
+    assert [p.kind for p in manifest.problems] == ["official file not on disk"]
     assert "cannot be told apart" in str(manifest.problems[0])
 
 

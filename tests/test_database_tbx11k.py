@@ -80,7 +80,7 @@ def test_no_annotation_is_no_box(root):
     only_train(root)
     edit(root, "train", lambda coco: coco["annotations"].clear())
     manifest = TBX11K.read(root)
-    assert (len(manifest.boxes), manifest.problems) == (0, ())
+    assert len(manifest.boxes) == 0
     assert labels_of(manifest, "tb/tb0000.png") == [1, -1, -1, 0]
 
 
@@ -101,8 +101,16 @@ def test_any_one_file_will_do(root):
     for part in ("train", "val"):
         (root / "annotations" / "json" / f"TBX11K_{part}.json").unlink()
     manifest = TBX11K.read(root)
+    assert manifest.problems == ()
     assert manifest.images.equals(expected.images)
     assert len(manifest.boxes) == len(expected.boxes)
+
+
+def test_absent_parts_and_lists_are_problems_with_their_source(root):
+    only_train(root)
+    problems = TBX11K.read(root).problems
+    assert [problem.where for problem in problems] == ["annotations/json/TBX11K_val.json", "lists/TBX11K_val.txt"]
+    assert all("mmcheng.net" in problem.reason for problem in problems)
 
 
 def test_test_and_extra_images_are_not_read(root):
@@ -127,7 +135,7 @@ def test_an_absent_image_and_faulty_boxes(root):
     manifest = TBX11K.read(root)
     assert len(manifest) == 11
     assert manifest.boxes["x1"].max() == 1.0
-    text = [str(p) for p in manifest.problems]
+    text = [str(p) for p in manifest.problems if p.kind != "official file not on disk"]
     assert "tb/tb0000.png" in text[0]
     assert "leaves the image" in text[1]
     assert len(text) == 2

@@ -67,6 +67,16 @@ def test_kaggle_has_14_findings_and_no_split(physionet, kaggle):
     assert (manifest.images["view"] == "PA").all()
 
 
+def test_the_replica_of_kaggle_is_the_train_part_in_its_layout(physionet, tmp_path):
+    VinDr.replicas["kaggle"](tmp_path / "challenge")
+    table = pd.read_csv(tmp_path / "challenge/train.csv", dtype=str)
+    assert list(table) == ["image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"]
+    assert set(table["class_id"][table["class_name"] == "No finding"]) == {"14"}
+    found, expected = VinDr.read(tmp_path / "challenge"), VinDr.read(physionet)
+    assert list(found.images["image_id"]) == list(expected.images["image_id"][:12])
+    assert found.labels["Cardiomegaly"].equals(expected.labels["Cardiomegaly"][:12])
+
+
 def test_readers_vote(physionet):
     seen_by_two = first_with(VinDr.read(physionet), "Effusion")
     values = {readers: VinDr.read(physionet, readers=readers).labels for readers in ("any", "majority", "unanimous")}
@@ -126,7 +136,9 @@ def test_one_part_alone_is_read(physionet):
     (physionet / LABELS).unlink()
     manifest = VinDr.read(physionet)
     assert set(manifest.images["official_split"]) == {"test"}
-    assert manifest.problems == ()
+    (problem,) = manifest.problems
+    assert problem.where == "image_labels_train.csv"
+    assert "physionet.org" in problem.reason
 
 
 def test_without_a_file_of_boxes_labels_are_read(physionet):

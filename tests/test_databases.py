@@ -1,7 +1,6 @@
 """Contract: what every database of the registry keeps to, on its own replica."""
 
 import hashlib
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +19,30 @@ WITH_BOXES = {"nih14", "tbx11k", "folder", "phantom", "rsna", "vindr"}
 WITH_MASKS = {"folder", "phantom", "siim", "chexlocalize", "montgomery"}
 
 
-def load(name):
-    module = DATABASES[name].partition(":")[0]
-    if find_spec(module) is None:
-        pytest.skip(f"{module} is not written yet")
-    return DATABASES.load(name)
+def writers(name):
+    """Return layout → what writes a replica in it."""
+    database = DATABASES.load(name)
+    return getattr(database, "replicas", {"": database.write_replica})
 
 
-@pytest.fixture(scope="module", params=list(DATABASES))
-def replica(request, tmp_path_factory):
-    database = load(request.param)
-    root = tmp_path_factory.mktemp(request.param)
-    database.write_replica(root)
-    return request.param, database, root, database.read(root)
+@pytest.fixture(scope="module", params=[(name, form) for name in DATABASES for form in writers(name)], ids="-".join)
+def written(request, tmp_path_factory):
+    name, form = request.param
+    root = tmp_path_factory.mktemp(name)
+    write = writers(name)[form]
+    write(root)
+    return write, root, DATABASES.load(name)
+
+
+@pytest.fixture
+def write(written):
+    return written[0]
+
+
+@pytest.fixture(scope="module")
+def replica(written):
+    _, root, database = written
+    return database.card.name, database, root, database.read(root)
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -122,11 +132,11 @@ def test_extra_has_a_row_an_image(replica):
         assert list(manifest.extra.index) == list(range(len(manifest)))
 
 
-def test_labels_only_reads_the_same_without_images(replica, tmp_path):
+def test_labels_only_reads_the_same_without_images(replica, write, tmp_path):
     name, database, _, manifest = replica
     if name in FROM_FILE_NAMES:
         pytest.skip("its labels are names of image files")
-    database.write_replica(tmp_path)
+    write(tmp_path)
     for path in manifest.paths():
         (tmp_path / path.relative_to(manifest.root)).unlink()
     again = database.read(tmp_path, labels_only=True)
@@ -142,9 +152,9 @@ def test_official_split_keeps_patients_together(replica):
     assert (known.groupby("patientid")["official_split"].nunique() <= 1).all()
 
 
-def test_replica_and_reading_are_deterministic(replica, tmp_path):
+def test_replica_and_reading_are_deterministic(replica, write, tmp_path):
     _, database, root, manifest = replica
-    database.write_replica(tmp_path)
+    write(tmp_path)
     assert digests(tmp_path) == digests(root)
     again = database.read(tmp_path)
     assert again.images.equals(manifest.images)
@@ -159,9 +169,9 @@ def test_absent_and_empty_roots_are_errors(replica, tmp_path):
             database.read(root)
 
 
-def test_no_image_on_disk_is_an_error(replica, tmp_path):
+def test_no_image_on_disk_is_an_error(replica, write, tmp_path):
     name, database, _, _ = replica
-    database.write_replica(tmp_path)
+    write(tmp_path)
     for path in database.read(tmp_path).paths():
         path.unlink()
     with pytest.raises(DataError, match=f"^{name}: expected"):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hilum.databases import layout
+from hilum.databases.manifest import Problem
 from hilum.errors import DataError
 
 corner = st.integers(-20_000, 40_000).map(lambda tenths: tenths / 10)
@@ -113,6 +114,20 @@ def test_rows_are_those_of_the_file(tmp_path):
 def test_a_path_out_of_the_root_is_an_error(bad):
     with pytest.raises(DataError, match="lead out of it in the rows 3"):
         layout.relative_paths("d", "t.csv", pd.Series(["a.png", bad], index=[2, 3]))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("Müller.png", "Müller.png"), ("M\udcfcller.png", r"M\xfcller.png"), ("\ud800.png", r"\ud800.png")],
+)
+def test_names_are_printed_whatever_their_bytes(name, shown):
+    assert str(Problem(name, "odd", "odd")) == f"{shown}: odd"
+
+
+def test_a_missing_file_names_what_is_there_whatever_its_bytes(tmp_path):
+    (tmp_path / "M\udcfcller").touch()
+    with pytest.raises(DataError, match=r"found M\\xfcller\."):
+        layout.require_file("d", tmp_path, "a.csv")
 
 
 def test_paths_are_written_with_slashes():

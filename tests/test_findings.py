@@ -114,9 +114,37 @@ def test_what_became_of_labels_is_counted() -> None:
     ]
 
 
-def test_an_interval_outside_the_unit_interval_is_refused() -> None:
-    with pytest.raises(DataError, match="0 ≤ low ≤ high ≤ 1"):
-        LabelPolicy("soft", 0.9, 0.1)
+@pytest.mark.parametrize(("low", "high"), [(0.9, 0.1), (-0.1, 0.5), (0.5, 1.5), (float("nan"), 0.5)])
+def test_an_interval_outside_the_unit_interval_is_refused(low: float, high: float) -> None:
+    with pytest.raises(
+        DataError, match=f"0 ≤ low ≤ high ≤ 1, .* found low {low} and high {high}. Set both, the lesser"
+    ):
+        LabelPolicy("soft", low, high)
+
+
+@pytest.mark.parametrize("own", ["blank-is-negative", "ignore"])
+@pytest.mark.parametrize("whole", ["blank-is-negative", "ignore"])
+def test_a_blank_follows_the_finding_and_else_the_whole(own: str, whole: str) -> None:
+    """'ignore' does not speak of blanks, so that those of a single finding follow the whole."""
+    policy = LabelPolicy(whole, findings={"Edema": LabelPolicy(own)})
+    raw = np.array([[np.nan, np.nan, 1], [-1, -1, 0]], np.float32)
+    negative = 0 if "blank-is-negative" in (own, whole) else np.nan
+    rest = 0 if whole == "blank-is-negative" else np.nan
+    expected = [[negative, rest, 1], [np.nan, np.nan, 0]]
+    np.testing.assert_array_equal(apply_policy(policy, raw, ("Edema", "Mass", "Hernia")), expected)
+
+
+def test_a_finding_can_keep_its_blanks_unknown_where_the_whole_takes_them_as_negative() -> None:
+    policy = LabelPolicy("blank-is-negative", findings={"Edema": LabelPolicy("ones", blank="unknown")})
+    targets = apply_policy(policy, np.full((1, 2), np.nan, np.float32), ("Edema", "Mass"))
+    np.testing.assert_array_equal(targets, [[np.nan, 0]])
+
+
+def test_a_blank_of_a_finding_of_its_own_policy_stays_unknown_where_the_database_is_silent() -> None:
+    policy = LabelPolicy("ignore", findings={"Edema": LabelPolicy("blank-is-negative")})
+    blank = np.full((1, 1), np.nan, np.float32)
+    assert np.isnan(apply_policy(policy, blank, ("Edema",), (False,))).all()
+    assert (apply_policy(policy, blank, ("Edema",), (True,)) == 0).all()
 
 
 def test_an_unknown_policy_is_refused() -> None:

@@ -7,7 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from pydicom import uid
+from pydicom import dcmread, uid
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_files import HTJ2K, compressed, content, dataset, film, wrap, written
@@ -104,6 +104,23 @@ def test_a_high_bit_at_the_top_is_shifted_and_overlays_are_masked(signed):
     np.testing.assert_array_equal(stored(data), values)
     marked = (values.astype(np.int64) & 0x0FFF | 0x5000).astype(np.uint16).view(values.dtype)
     np.testing.assert_array_equal(stored(written(marked)), values)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.JPEGLSLossless], ids=lambda s: s.name)
+def test_a_stream_of_more_bits_than_the_header_says_is_believed(syntax, signed):
+    values = film(16, signed)
+    data = dcmread(BytesIO(compressed(values, 16, syntax)))
+    data.BitsStored, data.HighBit = 12, 11
+    np.testing.assert_array_equal(stored(content(data)), values)
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.RLELossless], ids=lambda s: s.name)
+def test_an_overlay_in_the_upper_bits_of_compressed_cells_is_masked(syntax):
+    values = film(12)
+    data = dcmread(BytesIO(compressed(values | 0x5000, 16, syntax)))
+    data.BitsStored, data.HighBit = 12, 11
+    np.testing.assert_array_equal(stored(content(data)), values)
 
 
 def test_a_stream_in_several_fragments_is_joined():

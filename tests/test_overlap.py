@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,21 @@ def films() -> list[Image.Image]:
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a[:, None] != b[None]).sum(2)
+    """Return the least number of bits in which images differ, with and without their borders."""
+    return np.min([(a[:, None, i] != b[None, :, j]).sum(2) for i in (0, 1) for j in (0, 1)], axis=0)
+
+
+def padded(film: Image.Image, grey: int = 0) -> Image.Image:
+    """Return the film in the middle of a square."""
+    square = Image.new("L", (max(film.size), max(film.size)), grey)
+    square.paste(film, ((square.width - film.width) // 2, (square.height - film.height) // 2))
+    return square
+
+
+def jpeg(film: Image.Image) -> Image.Image:
+    content = io.BytesIO()
+    film.save(content, "JPEG", quality=60)
+    return Image.open(content)
 
 
 @pytest.mark.parametrize(
@@ -44,13 +59,46 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         lambda film: film.resize((300, 300)),
         lambda film: film.point(lambda v: 255 * (v / 255) ** 0.7),
         ImageOps.equalize,
+        padded,
+        lambda film: padded(film, 255),
+        lambda film: padded(film, 90),
+        lambda film: jpeg(padded(film)),
+        lambda film: ImageOps.equalize(ImageOps.expand(film, 50)),
     ],
-    ids=["half", "enlarged", "squeezed", "gamma", "equalized"],
+    ids=[
+        *("half", "enlarged", "squeezed", "gamma", "equalized", "square", "white square", "grey square", "square JPEG"),
+        "all around, equalized",
+    ],
 )
 def test_copies_are_near_and_other_films_are_not(change: object, films: list[Image.Image]) -> None:
     found = distances(hashes(films), hashes([change(film) for film in films]))  # type: ignore[operator]
     assert np.diag(found).max() <= NEAR
     assert np.median(found[~np.eye(len(films), dtype=bool)]) > NEAR
+
+
+def test_an_image_without_a_border_has_one_hash() -> None:
+    grains = np.random.default_rng(2).integers(0, 256, (5, 240, 180), np.uint8)
+    images = [Image.fromarray(grain) for grain in grains]
+    own, framed = hashes(images), hashes([padded(image) for image in images])
+    np.testing.assert_array_equal(own[:, 0], own[:, 1])
+    assert (framed[:, 0] != framed[:, 1]).any(axis=1).all()
+
+
+def test_two_padded_copies_are_near_and_their_empty_squares_bring_no_other_film_near(films: list[Image.Image]) -> None:
+    white, black = (hashes([padded(film, grey) for film in films]) for grey in (255, 0))
+    own = np.eye(len(films), dtype=bool)
+    found = distances(white, black)
+    assert found[own].max() <= NEAR
+    assert np.median(found[~own]) > NEAR
+    assert {(k, k) for k in range(len(films))} <= {(int(i), int(j)) for i, j in near_pairs(white, black)}
+
+
+@pytest.mark.parametrize("lines", [0, 1, 3])
+def test_an_image_of_next_to_nothing_but_border_is_hashed_whole(lines: int) -> None:
+    square = np.zeros((1, 64, 64), np.uint8)
+    square[0, 30 : 30 + lines, 30:40] = 255
+    whole, inner = perceptual_hash(square, np.array([[0, 0, 1, 1]]))[0]
+    np.testing.assert_array_equal(whole, inner)
 
 
 def test_the_size_of_the_cache_does_not_matter(films: list[Image.Image]) -> None:
@@ -65,17 +113,24 @@ def test_an_inverted_copy_is_found(films: list[Image.Image]) -> None:
 
 def test_near_pairs_are_those_of_the_distance() -> None:
     draws = np.random.default_rng(1)
-    a = draws.random((40, BITS)) < 0.5
-    flipped = draws.random((40, BITS)) < 0.1
-    b = a ^ flipped
-    apart = distances(a, b)
-    expected = np.argwhere((apart <= 25) | (apart >= BITS - 25))
+    a = draws.random((40, 2, BITS)) < 0.5
+    a[::2, 1] = a[::2, 0]
+    b = a[:, ::-1] ^ (draws.random((40, 2, BITS)) < 0.1)
+    b[::3] ^= True
+    apart = np.stack([(a[:, None, i] != b[None, :, j]).sum(2) for i in (0, 1) for j in (0, 1)])
+    expected = np.argwhere((np.minimum(apart, BITS - apart) <= 25).any(axis=0))
+    assert len(expected) > 20
     np.testing.assert_array_equal(near_pairs(a, b, 25), expected)
+
+
+def test_no_images_have_no_pairs() -> None:
+    none, one = np.empty((0, 2, BITS), bool), np.ones((1, 2, BITS), bool)
+    assert near_pairs(none, one).shape == near_pairs(one, none).shape == (0, 2)
 
 
 def of(patients: str, names: str, look: np.ndarray | None = None) -> Fingerprint:
     n = len(names)
-    bits = np.random.default_rng(ord(names[0])).random((n, BITS)) < 0.5 if look is None else look
+    bits = np.random.default_rng(ord(names[0])).random((n, 2, BITS)) < 0.5 if look is None else look
     return Fingerprint(np.array(list(patients)), np.array(list(names)), np.array([f"file {c}" for c in names]), bits)
 
 

@@ -64,7 +64,7 @@ def manifest(
     else the database tells of it.
 
     Boxes, where the database has any, go beside it into FILE.boxes.csv: image_id, finding, corners x0 y0 x1 y1
-    in pixels of the image file as it lies on disk, and the file's width and height.
+    in pixels of the image file as it lies on disk, and the file's width and height, blank where it cannot be read.
 
     The manifest holds patient ids: it stays where the images are.
     """
@@ -79,7 +79,7 @@ def manifest(
     for path, (table, what) in written.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            table.to_csv(path, index=False, float_format="%.6g")
+            table.to_csv(path, index=False, float_format="%.6g", errors="surrogateescape")
         except OSError as error:
             raise DataError(f"Expected to write {path}; the system says: {error.strerror or error}.") from None
         typer.echo(f"{len(table)} {what}: {path}")
@@ -110,22 +110,30 @@ def _read(name: str, root: Path, options: list[str] | None, labels_only: bool = 
 
 
 def _boxes_in_pixels(manifest: Manifest) -> pd.DataFrame:
-    from PIL import Image
-
     paths = dict(zip(manifest.images["image_id"], manifest.paths(), strict=True))
-    sizes: dict[str, tuple[float, float]] = {}
-    for image_id in manifest.boxes["image_id"].unique():
-        try:
-            with Image.open(paths[image_id]) as image:
-                sizes[image_id] = image.size
-        except OSError:
-            sizes[image_id] = (math.nan, math.nan)
+    sizes = {image_id: _size(paths[image_id]) for image_id in manifest.boxes["image_id"].unique()}
     boxes = manifest.boxes.copy()
     for side, corners in enumerate((("x0", "x1", "width"), ("y0", "y1", "height"))):
         boxes[corners[2]] = [sizes[image_id][side] for image_id in boxes["image_id"]]
         for corner in corners[:2]:
             boxes[corner] *= boxes[corners[2]]
     return boxes
+
+
+def _size(path: Path) -> tuple[float, float]:
+    """Return width and height in px, NaN where the file is no image; pixels are not read."""
+    from PIL import Image
+
+    from hilum.databases.dicom_headers import header_of
+
+    if header := header_of(path):
+        columns, rows = header.integer("Columns"), header.integer("Rows")
+        return (columns or math.nan, rows or math.nan)
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, Image.DecompressionBombError):
+        return (math.nan, math.nan)
 
 
 def _table(name: str, counts: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@ import typer
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH", help="PNG or JPEG images, or folders of them.", show_default=False)
+        list[str],
+        typer.Argument(metavar="PATH", help="PNG, JPEG or DICOM images, or folders of them.", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Directory for the predictions.", show_default=False)],
     arm: Annotated[Literal["federated", "pooled", "local"], typer.Option(help="Which models.")] = "federated",
@@ -32,9 +33,11 @@ def predict(
 
     Writes OUT/predictions.csv: the column 'image', the path as given, and one column a finding with its
     probability. Writes OUT/maps/<image stem>.npz: one [h, w] array a finding, in [0, 1], that covers the whole
-    image with its longest side at most 256. Where several images have one stem, the first keeps it and the
+    image with its longest side at most 256. It lies on the image as the file stores it, also where the orientation
+    in a DICOM header had it turned for the models. Where several images have one stem, the first keeps it and the
     others get <stem>-2, <stem>-3, and so on; OUT/maps/index.csv says which map is whose, in the columns 'image'
-    and 'map'. A finding that the models were never taught has a blank column and no map.
+    and 'map'. DICOM that is a lateral view is left out with a message. A finding that the models were never taught
+    has a blank column and no map.
 
     With several seeds, probabilities and maps are the mean of their models. Images of hospitals that took no
     part in training need no --site.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hilum.databases import layout
 from hilum.databases.dicom_headers import view_positions
 from hilum.databases.manifest import Card, Manifest, Problem
 from hilum.databases.replica_dicom import save_dicom_radiograph
+from hilum.databases.spreadsheets import SHEETS
 from hilum.errors import DataError
 
 NAME = "aiforcovid"
@@ -47,8 +49,9 @@ class AIforCOVID:
         labels="COVID-19 of every patient; severe (ventilation, intensive care or death) or mild",
         notes=(
             "Positives only for COVID-19; severity is what can be learned. The column hospital tells the six apart. "
-            "The spreadsheets must be saved as CSV. Which of its codes 0 and 1 for sex is male is not stated in what "
-            "we could read, so sex is unknown unless the option 'male' says so. The view is that of the DICOM header."
+            "Its spreadsheets need hilum[spreadsheets], or are saved as CSV. Which of its codes 0 and 1 for sex is "
+            "male is not stated in what we could read, so sex is unknown unless the option 'male' says so. The view "
+            "is that of the DICOM header."
         ),
     )
 
@@ -60,12 +63,13 @@ class AIforCOVID:
         """
         if male not in (None, 0, 1) or isinstance(male, bool):
             raise DataError(f"{NAME}: expected the option 'male' as 0 or 1; found {male!r}. Correct the study file.")
-        table = pd.concat([_read_part(root, name, path) for name, path in _tables(root).items()])
+        tables = _tables(root)
+        table = pd.concat([_read_part(root, name, path) for name, path in tables.items()])
         present = np.ones(len(table), bool)
         if not labels_only or not len(table):
             present = layout.on_disk(root, list(table["path"]))
             layout.require_images(NAME, present, root, "'imgs/<ImageFile>.dcm' or 'TrainSet/<ImageFile>'")
-        problems = _absent(table, present)
+        problems = _absent_tables(tables) + _absent(table, present)
         table = table[present]
         ages, age_problems = layout.ages_in_years("Age", table["Age"])
         images = layout.image_table(
@@ -111,30 +115,28 @@ def _tables(root: Path) -> dict[str, Path]:
         if not complete and (file := _table_file(root, name)):
             found[name] = file
     if not found:
-        _refuse(root)
+        layout.require_file(NAME, root, "AIforCOVID.csv", "trainClinData.csv", source=f"{URL}, on request")
     return found
 
 
 def _table_file(root: Path, name: str) -> Path | None:
-    """Return the CSV of a table; raises ``DataError`` where only its spreadsheet is there."""
+    """Return the CSV of a table, or else its spreadsheet."""
     places = (root, root / TABLES[name]) if name in CHALLENGE else (root,)
-    for place in places:
-        if file := layout.find_file(place, f"{name}.csv"):
-            return file
-    for sheet in (place / f"{name}{end}" for place in places for end in (".xls", ".xlsx")):
-        if sheet.is_file():
-            raise DataError(
-                f"{NAME}: expected '{name}.csv'; found the spreadsheet '{sheet.name}'. "
-                "Save it as CSV, in UTF-8 and separated by commas, beside it."
-            )
-    return None
+    tables = [layout.find_file(place, f"{name}.csv") for place in places]
+    sheets = [sheet for place in places for end in SHEETS if (sheet := place / f"{name}{end}").is_file()]
+    return next((file for file in [*tables, *sheets] if file), None)
 
 
-def _refuse(root: Path) -> None:
-    try:
-        layout.require_file(NAME, root, *(f"{name}.csv" for name in ("AIforCOVID", "trainClinData")))
-    except DataError as error:
-        raise DataError(f"{error} The archive is given on request at {URL}; save its spreadsheets as CSV.") from None
+def _absent_tables(tables: Mapping[str, Path]) -> list[Problem]:
+    """Return the problems of tables that are absent among those of the releases, or of the challenge."""
+    complete, bare = ("completeTestClinData", "testClinData")
+    needed = [name for name in RELEASES if tables.keys() & RELEASES.keys()]
+    needed += ["trainClinData", bare if bare in tables else complete] if tables.keys() & CHALLENGE.keys() else []
+    return [
+        layout.absent_file(f"{name}.csv", "its images are not read", f"{URL}, on request")
+        for name in needed
+        if name not in tables
+    ]
 
 
 def _read_part(root: Path, name: str, path: Path) -> pd.DataFrame:

@@ -83,7 +83,7 @@ class Brixia:
 
 
 def _read_brescia(root: Path, labels_only: bool) -> Manifest:
-    source = find_table(root, tuple(TABLES), f"Register at {URL} to get it.")
+    source = find_table(root, tuple(TABLES), f"{URL}, on registration")
     separator = next(separator for name, separator in TABLES.items() if source.name.startswith(name))
     table = layout.read_table(NAME, source, REQUIRED, separator)
     layout.require_values(NAME, source.name, table, ("Filename", "Subject"))
@@ -105,14 +105,15 @@ def _read_brescia(root: Path, labels_only: bool) -> Manifest:
             "sex_male": table["Sex"].str.strip().str.upper().map({"M": 1.0, "F": 0.0}),
         }
     )
-    extra = pd.concat([scores, _consensus(source.parent, table["Filename"]), table[list(KEPT)]], axis=1)
+    consensus, consensus_problems = _consensus(source.parent, table["Filename"])
+    extra = pd.concat([scores, consensus, table[list(KEPT)]], axis=1)
     labels = pd.DataFrame({"COVID-19": [1.0] * len(images)})
     return Manifest(
         NAME,
         root,
         images,
         labels,
-        problems=tuple(problems + age_problems + score_problems),
+        problems=tuple(problems + age_problems + score_problems + consensus_problems),
         rows=layout.rows_in(source.name, table),
         extra=extra.reset_index(drop=True),
     )
@@ -145,11 +146,12 @@ def _scores(source: str, table: pd.DataFrame) -> tuple[pd.DataFrame, list[Proble
     return scores, layout.listed(source, wrong.index, reasons, summary, "score not readable")
 
 
-def _consensus(folder: Path, names: pd.Series) -> pd.DataFrame:
+def _consensus(folder: Path, names: pd.Series) -> tuple[pd.DataFrame, list[Problem]]:
     """Return the consensus of five radiologists, as ``MeanA`` and ``ModeA``; NaN for other images."""
     columns = [f"{kind}{region}" for kind in ("Mean", "Mode") for region in (*REGIONS, "Global")]
     if (file := layout.find_file(folder, CONSENSUS)) is None:
-        return pd.DataFrame(index=names.index)
+        problem = layout.absent_file(CONSENSUS, "the scores of the consensus set are unknown", URL)
+        return pd.DataFrame(index=names.index), [problem]
     table = layout.read_table(NAME, file, ("Filename",)).drop_duplicates("Filename").set_index("Filename")
     found = table.reindex(index=names, columns=columns).apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    return found.set_axis(names.index)
+    return found.set_axis(names.index), []

@@ -15,7 +15,8 @@ ANNOTATIONS, METADATA = "public-annotations.csv", "metadata.csv"
 # The annotations' own repository holds the few images that are not in the Cohen set.
 FOLDERS = ("public-cohen-subset", "images")
 READERS = {"S": "score", "J": "junior"}
-SOURCE = "It is in https://github.com/BrixIA/Brixia-score-COVID-19, and its images are in the Cohen set."
+COHEN = "https://github.com/ieee8023/covid-chestxray-dataset"
+SOURCE = f"https://github.com/BrixIA/Brixia-score-COVID-19, its images in the Cohen set at {COHEN}"
 _VIEWS = {"PA": "PA", "AP": "AP", "AP Supine": "AP", "AP Erect": "AP", "L": "LATERAL"}
 _NOT_TOLD = ("", "todo", "Unknown")
 
@@ -75,9 +76,9 @@ def _told(root: Path, beside: Path, names: pd.Series) -> tuple[pd.DataFrame, lis
     columns = ["patientid", "sex", "age", "finding", "view"]
     files = [file for place in (root, beside) if (file := layout.find_file(place, METADATA))]
     if not files:
-        reason = "absent: every image counts as a patient, and COVID-19 is unknown. Copy it from the Cohen set"
         empty = pd.DataFrame(np.nan, index=names.index, columns=columns, dtype=object)
-        return empty, [Problem(METADATA, reason, "file of patients not on disk")]
+        consequence = "every image counts as a patient, and COVID-19 is unknown"
+        return empty, [layout.absent_file(METADATA, consequence, COHEN)]
     table = layout.read_table(NAME, files[0], ("filename", *columns))
     table = table.drop_duplicates("filename").set_index("filename")
     return table.reindex(index=names, columns=columns).set_axis(names.index).astype(object), []

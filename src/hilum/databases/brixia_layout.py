@@ -8,23 +8,19 @@ import numpy as np
 import pandas as pd
 
 from hilum.databases import layout
-from hilum.errors import DataError
 
 NAME = "brixia"
 REGIONS = ("A", "B", "C", "D", "E", "F")
 """A, B, C from top to bottom at the patient's right lung, D, E, F at the left."""
 
 
-def find_table(root: Path, names: tuple[str, ...], hint: str) -> Path:
-    """Return the first of the files in ``root`` or ``root/data``; raises ``DataError`` that ends in ``hint``."""
+def find_table(root: Path, names: tuple[str, ...], source: str) -> Path:
+    """Return the first of the files in ``root`` or ``root/data``; raises ``DataError`` that names ``source``."""
     for place in (root, root / "data"):
         for name in names:
             if file := layout.find_file(place, name):
                 return file
-    try:
-        return layout.require_file(NAME, root, *names)
-    except DataError as error:
-        raise DataError(f"{error} {hint}") from None
+    return layout.require_file(NAME, root, *names, source=source)
 
 
 def region_scores(regions: pd.DataFrame, total: pd.Series, who: str = "score") -> pd.DataFrame:

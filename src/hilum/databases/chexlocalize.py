@@ -120,7 +120,7 @@ def _read_labels(home: Path) -> tuple[pd.DataFrame, list[Problem]]:
     tables, problems = [], []
     for name in names:
         if (file := layout.find_file(home, name)) is None:
-            problems.append(Problem(name, "absent: its part is not read", "label table not on disk"))
+            problems.append(layout.absent_file(name, "its part is not read", URL))
             continue
         table, found = read_images(NAME, file)
         tables.append(table)
@@ -142,7 +142,7 @@ def _read_masks(home: Path, listed: pd.Series, kept: pd.Series) -> tuple[pd.Data
     for part in PARTS:
         name = f"{MASKS}/gt_segmentations_{part}.json"
         if not (home / name).is_file():
-            problems.append(Problem(name, "absent: no mask of its part is read", "file of masks not on disk"))
+            problems.append(layout.absent_file(name, "no mask of its part is read", URL))
             continue
         masks = _load(home / name)
         stray = [image for image in masks if image not in keys]

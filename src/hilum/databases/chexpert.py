@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 
 from hilum.databases import layout
 from hilum.databases.chexpert_plus import FURTHER, SECTIONS, TABLE, read_plus
 from hilum.databases.chexpert_plus import URL as PLUS_URL
+from hilum.databases.chexpert_replica import BATCHES, write_full, write_plus, write_small
 from hilum.databases.chexpert_tables import (
     DEMOGRAPHICS,
     OBSERVATIONS,
@@ -19,14 +21,12 @@ from hilum.databases.chexpert_tables import (
     rows_in,
 )
 from hilum.databases.manifest import Card, Manifest, Problem
-from hilum.databases.replica import draw_radiograph
 from hilum.errors import DataError
 from hilum.findings.aliases import finding_of
 
 NAME = "chexpert"
 URL = "https://aimi.stanford.edu/datasets/chexpert-chest-x-rays"
-VALID_BATCH = "CheXpert-v1.0 batch 1 (validate & csv)"
-FOLDERS = ("CheXpert-v1.0-small", "CheXpert-v1.0", VALID_BATCH)
+FOLDERS = ("CheXpert-v1.0-small", "CheXpert-v1.0", BATCHES[0])
 TABLES = {"train": "train.csv", "val": "valid.csv"}
 TEST_TABLES = ("test.csv", "test_labels.csv")
 TEST_STUDIES = "groundtruth.csv"
@@ -55,6 +55,8 @@ class CheXpert:
         ),
     )
 
+    replicas: ClassVar = {"small": write_small, "full": write_full, "plus": write_plus}
+
     @classmethod
     def read(cls, root: Path, *, labels_only: bool = False, section: str = "impression") -> Manifest:
         """Read the label tables of the parts that are there, or those of CheXpert Plus where its table is there.
@@ -80,48 +82,15 @@ class CheXpert:
     @classmethod
     def write_replica(cls, root: Path) -> None:
         """Write 12 patients of train with laterals and second studies, 4 of val and 4 of test, in the small layout."""
-        head = ",".join(("Path", *DEMOGRAPHICS, *OBSERVATIONS))
-        train = [row for k in range(1, 13) for row in _replica_rows(root, "train", k)]
-        _write_lines(root / "train.csv", [head, *train])
-        _write_lines(root / "valid.csv", [head, *(row for k in range(4) for row in _replica_rows(root, "valid", k))])
-        test = [row.split(",") for k in range(4) for row in _replica_rows(root, "test", k)]
-        lines = [",".join((row[0].removeprefix("CheXpert-v1.0-small/"), *row[5:])) for row in test]
-        _write_lines(root / "test_labels.csv", [",".join(("Path", *OBSERVATIONS)), *lines])
-
-
-def _replica_rows(root: Path, part: str, k: int) -> list[str]:
-    """Draw the images of a patient and return its rows: all observations are known outside train."""
-    first = {"train": 0, "valid": 64_541, "test": 64_741}[part]
-    cells = ["", "1.0" if k % 3 else "0.0", "-1.0"]
-    rows = []
-    for study in range(1, 2 + (part == "train" and k % 4 == 0)):
-        seen = [cells[(k + study + j) % 3] for j in range(14)]
-        if part != "train":
-            seen = ["1.0" if (k + j) % 3 == 0 else "0.0" for j in range(14)]
-        for view, side in enumerate(("frontal", "lateral")[: 1 + k % 2], 1):
-            path = f"{part}/patient{first + k:05d}/study{study}/view{view}_{side}.jpg"
-            lesions = ((0.2, 0.5, 0.4, 0.7),) if seen[8] == "1.0" else ()
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            draw_radiograph(path, lesions=lesions).save(root / path)
-            projection = "" if side == "lateral" else ("AP", "PA", "LL")[k % 3]
-            who = ("Male", "Female")[k // 2 % 2], str(30 + 4 * k)
-            rows.append(",".join((f"CheXpert-v1.0-small/{path}", *who, side.capitalize(), projection, *seen)))
-    return rows
-
-
-def _write_lines(path: Path, lines: list[str]) -> None:
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_small(root)
 
 
 def _read(root: Path, section: str) -> tuple[pd.DataFrame, list[Problem]]:
-    """Return the images of all parts; raises ``DataError`` with where the tables come from if there is none."""
+    """Return the images of all parts; raises ``DataError`` if there is no table."""
     home = next((folder for folder in (root, *(root / name for name in FOLDERS)) if _has_table(folder)), root)
-    try:
-        if layout.find_file(root, TABLE):
-            return read_plus(NAME, root, section)
-        layout.require_file(NAME, home, *TABLES.values(), TABLE)
-    except DataError as error:
-        raise DataError(f"{error} It is given at {URL} or, of CheXpert Plus, at {PLUS_URL}.") from None
+    if layout.find_file(root, TABLE):
+        return read_plus(NAME, root, section)
+    layout.require_file(NAME, home, *TABLES.values(), TABLE, source=f"{URL} or, of CheXpert Plus, at {PLUS_URL}")
     tables, problems = [], []
     for file in TABLES.values():
         if path := layout.find_file(home, file):
@@ -129,7 +98,7 @@ def _read(root: Path, section: str) -> tuple[pd.DataFrame, list[Problem]]:
             tables.append(table)
             problems += found
         else:
-            problems.append(Problem(file, "absent: its part is not read", "label table not on disk"))
+            problems.append(layout.absent_file(file, "its part is not read", URL))
     test, found = _read_test(home)
     table = pd.concat([*tables, *test])
     table["path"] = _folders(root, home, table) + "/" + table["studyid"] + "/" + table["name"]

@@ -35,7 +35,7 @@ def read_plus(database: str, root: Path, section: str) -> tuple[pd.DataFrame, li
 
     ``section``: the part of the report that CheXbert read. Reports are not read. Raises ``DataError``.
     """
-    file = layout.require_file(database, root, TABLE)
+    file = layout.require_file(database, root, TABLE, source=URL)
     table = _read_table(database, file).rename(columns=_NAMES)
     labels = _read_labels(database, root, section)
     table[list(OBSERVATIONS)] = labels[list(OBSERVATIONS)].reindex(table["Path"]).to_numpy()
@@ -79,7 +79,8 @@ def _read_table(database: str, file: Path) -> pd.DataFrame:
 def _read_labels(database: str, root: Path, section: str) -> pd.DataFrame:
     """Return the observations of every image that the file of a section lists, indexed by its path."""
     name = f"{section}_fixed.json"
-    file = layout.require_file(database, root, *(f"{folder}{name}" for folder in ("chexbert_labels/", "labels/", "")))
+    names = (f"{folder}{name}" for folder in ("chexbert_labels/", "labels/", ""))
+    file = layout.require_file(database, root, *names, source=URL)
     wanted = {"path_to_image", *OBSERVATIONS}
     try:
         records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -21,6 +21,9 @@ OBSERVATIONS = (
 )
 DEMOGRAPHICS = ("Sex", "Age", "Frontal/Lateral", "AP/PA")
 _VALUES = {text: value for value in (1.0, 0.0, -1.0) for text in (value, str(value), str(int(value)))}
+_SEXES = {"Male": 1.0, "Female": 0.0}
+_SIDES = {"Frontal": "FRONTAL", "Lateral": "LATERAL"}
+_PROJECTIONS = {"AP": "AP", "PA": "PA", "LL": "FRONTAL", "RL": "FRONTAL"}
 _PATH = r"(?:^|/)(train|valid|val|test)/(patient\d+)/(study\d+)/([^/]+)$"
 
 
@@ -31,7 +34,7 @@ def read_images(database: str, file: Path, columns: Iterable[str] = ()) -> tuple
 
 
 def describe(database: str, source: str, table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    """Return what a label table tells of its images, indexed by row, and the ages that are not plausible.
+    """Return what a label table tells of its images, indexed by row, and the ages, views and sexes that it does not.
 
     ``table``: the official columns of CheXpert, of which those of ``DEMOGRAPHICS`` may be absent. Columns: source,
     split, patientid, studyid, name, key ('val/patient64541/study1/view1_frontal.jpg', whatever folder the table
@@ -50,10 +53,12 @@ def describe(database: str, source: str, table: pd.DataFrame) -> tuple[pd.DataFr
     parts["split"] = parts["split"].replace("valid", "val")
     parts["studyid"] = parts["patientid"] + "/" + parts["study"]
     parts["key"] = parts["split"] + "/" + parts["studyid"] + "/" + parts["name"]
-    parts["view"] = _views(told, parts["name"])
-    parts["sex_male"] = told["Sex"].map({"Male": 1.0, "Female": 0.0}).astype(np.float64)
+    parts["view"], view_problems = _views(source, told, parts["name"])
+    sexes, sex_problems = layout.coded(source, told["Sex"], _SEXES, "sex", ("", "Unknown"))
+    parts["sex_male"] = sexes.astype(np.float64)
     parts["age_years"], problems = _ages(source, told["Age"])
     parts["AP/PA"], parts["source"] = told["AP/PA"], source
+    problems += view_problems + sex_problems
     return pd.concat([parts, label_values(database, source, table, OBSERVATIONS)], axis=1), problems
 
 
@@ -108,14 +113,14 @@ def rows_in(table: pd.DataFrame) -> tuple[str, ...]:
     return tuple(f"{source} row {row}" for source, row in zip(table["source"], table.index, strict=True))
 
 
-def _views(told: pd.DataFrame, names: pd.Series) -> pd.Series:
+def _views(source: str, told: pd.DataFrame, names: pd.Series) -> tuple[pd.Series, list[Problem]]:
     """Return 'LATERAL', or 'PA', 'AP' or 'FRONTAL' of a frontal image; the file name tells where no column does."""
-    blank = told["Frontal/Lateral"].isna()
-    stated = told["Frontal/Lateral"].astype(str).str.casefold()
-    stated[blank] = names[blank].str.extract(r"(frontal|lateral)")[0].to_numpy()
-    projections = told["AP/PA"].where(told["AP/PA"].isin(("AP", "PA")), "FRONTAL")
-    lateral = pd.Series("LATERAL", names.index, dtype=object).where(stated == "lateral")
-    return projections.where(stated == "frontal", lateral).astype(object)
+    named = names.str.extract(r"(frontal|lateral)")[0]
+    written = told["Frontal/Lateral"].where(told["Frontal/Lateral"].notna(), named)
+    sides, problems = layout.coded(source, written.str.strip().str.capitalize(), _SIDES, "view")
+    frontal = sides == "FRONTAL"
+    projections, further = layout.coded(source, told["AP/PA"].where(frontal), _PROJECTIONS, "projection")
+    return projections.where(projections.notna(), sides).astype(object), problems + further
 
 
 def _ages(source: str, raw: pd.Series) -> tuple[pd.Series, list[Problem]]:

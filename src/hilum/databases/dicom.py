@@ -17,7 +17,7 @@ from hilum.databases.dicom_elements import DICOM_HEAD, is_dicom
 from hilum.databases.dicom_headers import THREADS
 from hilum.databases.dicom_identity import KEY_BYTES, KEY_FILE, pseudonym, site_key, write_key
 from hilum.databases.dicom_labels import LABELS, NAME, read_labels
-from hilum.databases.dicom_tags import IDENTIFIERS, OTHER_PARTS, Header, identifier, read_header, require_radiograph
+from hilum.databases.dicom_tags import IDENTIFIERS, Header, identifier, read_header, require_radiograph
 from hilum.databases.manifest import Card, Manifest, Problem
 from hilum.databases.replica import draw_radiograph
 from hilum.databases.replica_dicom import save_dicom_radiograph
@@ -26,6 +26,8 @@ from hilum.progress import progress
 
 NOT_DICOM = "not DICOM: it is left out"
 NO_PATIENT = "no patient id: its study counts as a patient of its own"
+ODD_AGE = "age not plausible: expected up to 120 years with their unit, as 045Y, 011M, 006W or 010D; it is unknown"
+NOT_LISTED = "folder not readable: nothing in it is read"
 _NO_IMAGES = ("DICOMDIR", KEY_FILE, LABELS, f"{LABELS}.gz", f"{LABELS}.zip")
 
 
@@ -40,6 +42,7 @@ class Found(NamedTuple):
     age_years: float | None
     sex_male: float | None
     patient_known: bool
+    age_odd: bool
 
 
 class DicomFolder:
@@ -62,14 +65,14 @@ class DicomFolder:
     )
 
     @classmethod
-    def read(cls, root: Path, *, labels_only: bool = False, key_file: str | None = None) -> Manifest:
+    def read(cls, root: Path, *, labels_only: bool = False, key_file: Path | None = None) -> Manifest:
         """Read the header of every DICOM file under ``root``, and ``labels.csv`` where it exists.
 
         ``key_file``: a file of 32 bytes that the ids are hashed with; without it, 'hilum-id-key' under ``root``, made
         on first use. ``labels_only`` changes nothing: what the manifest holds is in the headers. Files that are no
         chest radiographs are problems. Raises ``DataError`` if none is, or for a faulty ``labels.csv``.
         """
-        names = _files(root)
+        names, closed = _files(root)
         if not names:
             raise DataError(f"{NAME}: expected DICOM files under '{root}'; found none. Correct the path of the site.")
         key = site_key(NAME, root, key_file)
@@ -79,8 +82,11 @@ class DicomFolder:
                 f"{NAME}: expected chest radiographs in DICOM under '{root}'; found none in {len(names)} files "
                 f"({problems[0].reason}). Point the site at the folder that holds them."
             )
-        table = pd.DataFrame(found, columns=list(Found._fields))
-        images = layout.image_table({name: table[name] for name in Found._fields[:-1]})
+        problems = _problems([(name, NOT_LISTED) for name in closed]) + problems
+        # As object: text of pandas' own kind may not hold file names that are not UTF-8.
+        table = pd.DataFrame(found, columns=list(Found._fields), dtype=object)
+        table = table.where(table.notna(), np.nan)
+        images = layout.image_table({name: table[name] for name in layout.IMAGE_COLUMNS if name in table})
         labels, label_problems = read_labels(root, images, key)
         return Manifest(NAME, root, images, labels, problems=tuple(problems + label_problems))
 
@@ -105,14 +111,30 @@ class DicomFolder:
         pd.DataFrame(rows, columns=head).to_csv(root / LABELS, index=False)
 
 
-def _files(root: Path) -> list[str]:
-    """Return the paths of all files that may be images, relative to ``root``; hidden ones are passed over."""
-    names = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = Path(folder).relative_to(root)
-        names += [(inside / n).as_posix() for n in files if not n.startswith(".") and n not in _NO_IMAGES]
-    return sorted(names)
+def _files(root: Path) -> tuple[list[str], list[str]]:
+    """Return the paths of all files that may be images, and of the folders that cannot be read.
+
+    Relative to ``root``; hidden ones are passed over. Links to folders are followed after all else, so that a folder
+    is read once, under its own path where it has one.
+    """
+    names: list[str] = []
+    closed: list[str] = []
+    starts, seen = [root], set()
+
+    def inside(path: str, name: str = "") -> str:
+        return (Path(path) / name).relative_to(root).as_posix()
+
+    for start in starts:
+        for folder, folders, files in os.walk(start, onerror=lambda error: closed.append(inside(error.filename))):
+            status = Path(folder).stat()
+            place = (status.st_dev, status.st_ino)
+            shown = [] if place in seen else sorted(name for name in folders if not name.startswith("."))
+            starts += [path for path in (Path(folder, name) for name in shown) if path.is_symlink()]
+            if place not in seen:
+                names += [inside(folder, n) for n in files if not n.startswith(".") and n not in _NO_IMAGES]
+            folders[:] = shown
+            seen.add(place)
+    return sorted(names), closed
 
 
 def _headers(root: Path, names: list[str], key: bytes) -> tuple[list[Found], list[Problem]]:
@@ -129,8 +151,9 @@ def _headers(root: Path, names: list[str], key: bytes) -> tuple[list[Found], lis
             else:
                 found[answer.image_id] = answer
     kept = list(found.values())
-    without = [(image.path, NO_PATIENT) for image in kept if not image.patient_known]
-    return kept, _problems(refused) + _problems(without)
+    told = [(image.path, NO_PATIENT) for image in kept if not image.patient_known]
+    told += [(image.path, ODD_AGE) for image in kept if image.age_odd]
+    return kept, _problems(refused) + _problems(told)
 
 
 def _header(root: Path, name: str, key: bytes) -> Found | str:
@@ -148,7 +171,7 @@ def _header(root: Path, name: str, key: bytes) -> Found | str:
         return str(error)
     except (OSError, struct.error) as error:
         return f"unreadable: {type(error).__name__}"
-    if header.text("BodyPartExamined").replace(" ", "") in OTHER_PARTS.split():
+    if not header.chest:
         return "not a chest: the header names another part of the body"
     return _found(header, name, key)
 
@@ -164,6 +187,7 @@ def _found(header: Header, name: str, key: bytes) -> Found:
         age_years=header.age_years,
         sex_male=header.sex_male,
         patient_known=bool(patient),
+        age_odd=bool(header.text("PatientAge")) and header.age_years is None,
     )
 
 

@@ -10,8 +10,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Protocol
 
 from hilum.errors import ImageError
 
@@ -24,13 +23,27 @@ META_CLASS, META_SYNTAX = 0x00020002, 0x00020010
 BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 MAX_ELEMENTS = 100_000
 MAX_DEPTH = 16
-MAX_INFLATED = 256 * 2**20
+MAX_INFLATED, MAX_INFLATED_HEADER = 256 * 2**20, 16 * 2**20
+INFLATED_AT_ONCE = 2**16
 MAX_VALUE = 2**20
 LARGEST_GROUP = 0x0400  # a first group above this one was written in the other byte order
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 
 Wanted = Mapping[int, "Wanted | None"]
 Elements = dict[int, bytes | list["Elements"]]
+
+
+class Source(Protocol):
+    """Bytes that are read from anywhere, as from a binary file."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next ``size`` bytes, fewer at the end."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a byte, counted from the beginning (0), from here (1) or from the end (2)."""
+
+    def tell(self) -> int:
+        """Return where the next byte is read."""
 
 
 class Place(NamedTuple):
@@ -46,14 +59,14 @@ class DicomFile:
     """What was asked for of one file.
 
     ``elements``: tag → bytes as stored, or a list of items; ``pixels``: None where the file has no Pixel Data;
-    ``source``: where they are read from, the file itself or what was inflated.
+    ``source``: where they are read from, the file itself or what it inflates to.
     """
 
     syntax: str
     little: bool
     elements: Elements
     pixels: Place | None
-    source: BinaryIO
+    source: Source
 
 
 def is_dicom(head: bytes) -> bool:
@@ -66,7 +79,7 @@ def is_dicom(head: bytes) -> bool:
     return (little and head[3] == 0) or (head[:2] == b"\0\x08" and head[2] == 0 and _is_vr(head[4:6]))
 
 
-def read_elements(source: BinaryIO, wanted: Wanted) -> DicomFile:
+def read_elements(source: Source, wanted: Wanted) -> DicomFile:
     """Read the elements ``wanted`` (tag → None, or what is wanted of the items of a sequence) before the pixels.
 
     Raises ``ImageError`` for a file that ends early, or that is nested or inflated beyond what a radiograph needs.
@@ -76,11 +89,13 @@ def read_elements(source: BinaryIO, wanted: Wanted) -> DicomFile:
     source.seek(DICOM_HEAD if source.read(DICOM_HEAD)[PREAMBLE:] == b"DICM" else 0)
     meta = _Walk(source, explicit=True, little=True).elements(size, {META_CLASS: None, META_SYNTAX: None}, group=2)
     syntax = text_of(meta.get(META_SYNTAX, b""))
-    if syntax == DEFLATED:
-        source, size = _inflated(source)
+    inflated = _Inflated(source, MAX_INFLATED_HEADER) if syntax == DEFLATED else None
+    source, size = (inflated, MAX_INFLATED) if inflated else (source, size)
     explicit, little = _coding(source, syntax)
     walk = _Walk(source, explicit, little)
     elements = walk.elements(size, wanted)
+    if inflated:
+        inflated.limit = MAX_INFLATED
     return DicomFile(syntax, little, {**meta, **elements}, walk.pixels, source)
 
 
@@ -111,7 +126,7 @@ def text_of(value: object) -> str:
 class _Walk:
     """One pass over the elements of a data set; ``pixels`` is set where it ends."""
 
-    def __init__(self, source: BinaryIO, explicit: bool, little: bool) -> None:
+    def __init__(self, source: Source, explicit: bool, little: bool) -> None:
         self.source = source
         self.explicit = explicit
         self.order = "<" if little else ">"
@@ -121,8 +136,8 @@ class _Walk:
     def elements(self, end: int, wanted: Wanted, group: int | None = None, depth: int = 0) -> Elements:
         """Return what is wanted up to the byte ``end``, the end of the item or the pixel data."""
         found: Elements = {}
-        while (start := self.source.tell()) + 8 <= end:
-            tag, vr, length = self._head()
+        while (start := self.source.tell()) + 8 <= end and (head := self._head()):
+            tag, vr, length = head
             if group not in (None, tag >> 16):
                 self.source.seek(start)
                 break
@@ -163,10 +178,15 @@ class _Walk:
                 self.source.seek(stop)
         return items
 
-    def _head(self) -> tuple[int, bytes, int]:
-        """Return tag, value representation and length; one without a representation is read as implicit."""
+    def _head(self) -> tuple[int, bytes, int] | None:
+        """Return tag, value representation and length, None at the end of what is inflated.
+
+        One without a representation is read as implicit.
+        """
         self._count()
         head = self.source.read(8)
+        if not head:
+            return None
         group, element, length = struct.unpack(f"{self.order}HHI", head)
         vr = head[4:6] if self.explicit and _is_vr(head[4:6]) else b""
         if vr in _LONG:
@@ -190,7 +210,7 @@ def _is_vr(pair: bytes) -> bool:
     return len(pair) == 2 and pair.isalpha() and pair.isupper()
 
 
-def _coding(source: BinaryIO, syntax: str) -> tuple[bool, bool]:
+def _coding(source: Source, syntax: str) -> tuple[bool, bool]:
     """Return whether the data set is explicit, told from its first element, and whether it is little-endian."""
     head = source.read(6)
     source.seek(-len(head), 1)
@@ -199,12 +219,40 @@ def _coding(source: BinaryIO, syntax: str) -> tuple[bool, bool]:
     return explicit, syntax != BIG_ENDIAN and not swapped
 
 
-def _inflated(source: BinaryIO) -> tuple[BinaryIO, int]:
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        data = inflate.decompress(source.read(MAX_INFLATED), MAX_INFLATED)
-    except zlib.error:
-        raise ImageError("truncated or damaged: the deflated data set cannot be inflated") from None
-    if inflate.unconsumed_tail:
-        raise ImageError(f"too large: the deflated data set is over {MAX_INFLATED // 2**20} MiB")
-    return BytesIO(data), len(data)
+class _Inflated:
+    """A deflated data set, inflated as far as it is read and never beyond ``limit`` bytes."""
+
+    def __init__(self, source: Source, limit: int) -> None:
+        self.limit = limit
+        self._source = source
+        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._held = bytearray()
+        self._at = 0
+
+    def read(self, size: int, /) -> bytes:
+        self._reach(self._at + size)
+        data = bytes(self._held[self._at : self._at + size])
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        if whence == 2:
+            self._reach(self.limit)
+        self._at = offset + (0, self._at, len(self._held))[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def _reach(self, end: int) -> None:
+        if end > self.limit:
+            raise ImageError(f"too large: expected at most {self.limit // 2**20} MiB of inflated data; found more")
+        while len(self._held) < end and not self._inflate.eof:
+            deflated = self._inflate.unconsumed_tail or self._source.read(INFLATED_AT_ONCE)
+            try:
+                part = self._inflate.decompress(deflated, INFLATED_AT_ONCE)
+            except zlib.error:
+                raise ImageError("truncated or damaged: the deflated data set cannot be inflated") from None
+            if not deflated and not part:
+                break
+            self._held += part

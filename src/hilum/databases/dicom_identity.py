@@ -20,7 +20,7 @@ def identity_hash(key: bytes, value: str) -> str:
 
     Without the key neither can the value be found by trying all of them, nor two sites' pseudonyms be compared.
     """
-    return hmac.new(key, value.encode("utf-8"), hashlib.sha256).hexdigest()[:DIGITS]
+    return hmac.new(key, value.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:DIGITS]
 
 
 def pseudonym(key: bytes, kind: str, value: str) -> str:
@@ -28,13 +28,17 @@ def pseudonym(key: bytes, kind: str, value: str) -> str:
     return identity_hash(key, f"{kind}/{value}")
 
 
-def site_key(database: str, root: Path, key_file: str | None) -> bytes:
+def site_key(database: str, root: Path, key_file: Path | None) -> bytes:
     """Return the key in ``key_file``, or in 'hilum-id-key' under ``root``.
 
     The latter is made where it is absent, for its owner alone. Raises ``DataError`` if it cannot be read
     or made, or does not hold 32 bytes.
     """
-    path = root / KEY_FILE if key_file is None else Path(key_file)
+    if key_file is not None and not isinstance(key_file, str | Path):
+        raise DataError(
+            f"{database}: expected the option 'key_file' as a path; found {key_file!r}. Correct the study file."
+        )
+    path = root / KEY_FILE if key_file is None else Path(key_file).expanduser()
     try:
         if key_file is None and not path.exists():
             write_key(path, secrets.token_bytes(KEY_BYTES))

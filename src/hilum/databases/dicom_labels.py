@@ -39,7 +39,7 @@ def read_labels(root: Path, images: pd.DataFrame, key: bytes) -> tuple[pd.DataFr
 
 
 def _unmatched(names: pd.Series, without_row: int) -> list[Problem]:
-    reasons = (f"the image '{name}' is none of the radiographs; the row is left out" for name in names)
+    reasons = ("its image is none of the radiographs; the row is left out" for _ in names)
     summary = "rows name none of the radiographs; they are left out"
     problems = layout.listed(LABELS, names.index, reasons, summary, "label without a radiograph")
     if without_row:

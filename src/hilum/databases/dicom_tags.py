@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from hilum.databases.dicom_elements import META_CLASS, DicomFile, Elements, Wanted, read_elements, text_of
+from hilum.databases.layout import OLDEST_YEARS
 from hilum.errors import ImageError
 
 TAGS = {
@@ -21,28 +22,29 @@ TAGS = {
     "PatientSex": 0x00100040,
     "PatientAge": 0x00101010,
     "BodyPartExamined": 0x00180015,
-    "ImagerPixelSpacing": 0x00181164,
-    "NominalScannedPixelSpacing": 0x00182010,
     "ShutterShape": 0x00181600,
     "ShutterLeftVerticalEdge": 0x00181602,
     "ShutterRightVerticalEdge": 0x00181604,
     "ShutterUpperHorizontalEdge": 0x00181606,
     "ShutterLowerHorizontalEdge": 0x00181608,
+    "CenterOfCircularShutter": 0x00181610,
+    "RadiusOfCircularShutter": 0x00181612,
+    "VerticesOfThePolygonalShutter": 0x00181620,
     "CollimatorShape": 0x00181700,
     "CollimatorLeftVerticalEdge": 0x00181702,
     "CollimatorRightVerticalEdge": 0x00181704,
     "CollimatorUpperHorizontalEdge": 0x00181706,
     "CollimatorLowerHorizontalEdge": 0x00181708,
+    "CenterOfCircularCollimator": 0x00181710,
+    "RadiusOfCircularCollimator": 0x00181712,
+    "VerticesOfThePolygonalCollimator": 0x00181720,
     "ViewPosition": 0x00185101,
     "PatientOrientation": 0x00200020,
-    "Laterality": 0x00200060,
-    "ImageLaterality": 0x00200062,
     "SamplesPerPixel": 0x00280002,
     "PhotometricInterpretation": 0x00280004,
     "NumberOfFrames": 0x00280008,
     "Rows": 0x00280010,
     "Columns": 0x00280011,
-    "PixelSpacing": 0x00280030,
     "BitsAllocated": 0x00280100,
     "BitsStored": 0x00280101,
     "HighBit": 0x00280102,
@@ -68,11 +70,7 @@ OTHER_MODALITIES = (
     "AR BI BMD CT DOC ECG ES GM IO IVUS KER KO LS MG MR NM OAM OCT OP OT PR PT PX REG RF RTDOSE RTIMAGE RTPLAN "
     "RTRECORD RTSTRUCT RWV SC SEG SM SR TG US VA XA XC"
 )
-OTHER_PARTS = (
-    "ABDOMEN ANKLE ARM BREAST CALCANEUS CLAVICLE COCCYX CSPINE ELBOW FEMUR FINGER FOOT FOREARM HAND HEAD HIP HUMERUS "
-    "JAW KNEE LEG LOWERLEG LSPINE MANDIBLE NECK PELVIS SHOULDER SKULL THUMB TIBIA TOE WRIST ZYGOMA"
-)
-OLDEST_YEARS = 120
+_CHEST = re.compile(r"CHEST|TH?ORAX|TORACE|LUNG|(?<![A-Z])RIBS?(?![A-Z])")
 _VIEWS = {"PA": "PA", "AP": "AP"} | dict.fromkeys(("LL", "RL"), "LATERAL")
 _VIEW_CODES = {
     **dict.fromkeys(("272479007", "R-10214", "R-40888"), "PA"),
@@ -136,12 +134,6 @@ class Header:
         return "LATERAL" if directions & set("AP") else "FRONTAL"
 
     @property
-    def laterality(self) -> str | None:
-        """'L', 'R' or 'B' where it is stated."""
-        stated = self.text("ImageLaterality") or self.text("Laterality")
-        return stated if stated in ("L", "R", "B") else None
-
-    @property
     def orientation(self) -> tuple[str, str] | None:
         """Where in the patient rows and columns lead, as ('L', 'F'), where it is stated."""
         parts = self.text("PatientOrientation").replace(" ", "").split("\\")
@@ -149,8 +141,14 @@ class Header:
         return (parts[0], parts[1]) if stated else None
 
     @property
+    def chest(self) -> bool:
+        """Whether the body part is the chest, as in 'PORT CHEST' or 'RIBS LEFT', or not stated."""
+        part = self.text("BodyPartExamined")
+        return not part or _CHEST.search(part) is not None
+
+    @property
     def age_years(self) -> float | None:
-        """Age in years, None where it is absent or above 120."""
+        """Age in years, None where it is absent, without its unit or above 120."""
         if not (match := _AGE.fullmatch(self.text("PatientAge"))):
             return None
         years = int(match[1]) * _YEARS[match[2]]
@@ -221,5 +219,8 @@ def _require_grey(header: Header) -> None:
     samples = header.integer("SamplesPerPixel")
     if samples not in (None, 1):
         raise ImageError(f"colour: expected one sample a pixel; found {samples}")
-    if header.text("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ImageError("colour: expected MONOCHROME1 or MONOCHROME2; found another or none")
+    interpretation = header.text("PhotometricInterpretation")
+    if not interpretation:
+        raise ImageError("no photometric interpretation: expected MONOCHROME1 or MONOCHROME2; found none")
+    if interpretation not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ImageError("colour: expected MONOCHROME1 or MONOCHROME2; found another")

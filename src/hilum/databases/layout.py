@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -14,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hilum.databases.manifest import ABSENT, BOX_COLUMNS, IMAGE_COLUMNS, Problem
+from hilum.databases.manifest import ABSENT, BOX_COLUMNS, IMAGE_COLUMNS, Problem, printable
+from hilum.databases.spreadsheets import SHEETS, sheet_as_csv
 from hilum.errors import DataError
 
 SINGLE_PROBLEMS = 20
@@ -33,7 +35,7 @@ def require_file(database: str, root: Path, *names: str, source: str = "") -> Pa
     for name in names:
         if path := find_file(root, name):
             return path
-    found = ", ".join(sorted(entry.name for entry in os.scandir(root))[:8]) or "nothing"
+    found = ", ".join(printable(name) for name in sorted(entry.name for entry in os.scandir(root))[:8]) or "nothing"
     expected = " or ".join(f"'{name}'" for name in names)
     raise DataError(
         f"{database}: expected the file {expected} in '{root}'; found {found}. "
@@ -63,16 +65,17 @@ def find_file(root: Path, name: str) -> Path | None:
 
 
 def read_table(database: str, path: Path, columns: Iterable[str], separator: str = ",") -> pd.DataFrame:
-    """Read a CSV (also .gz, .zip) as text; the index is the row in the file, where the header is row 1.
+    """Read a CSV (also .gz, .zip) or spreadsheet as text; the index is the row in the file, where the header is row 1.
 
     Blank cells are NaN. Raises ``DataError`` for a missing column (with the nearest one found), a file
     that is not UTF-8, not separated by ``separator``, ragged or empty.
     """
+    sheet = sheet_as_csv(database, path) if path.suffix.lower() in SHEETS else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(
-                path,
+                path if sheet is None else StringIO(sheet),
                 sep=separator,
                 dtype=str,
                 encoding="utf-8-sig",
@@ -97,21 +100,23 @@ def read_table(database: str, path: Path, columns: Iterable[str], separator: str
             f"{database}: expected as many cells in every row of '{path.name}' as in its header ({reason}). "
             "Quote the cells that hold commas."
         ) from None
-    _refuse_repeated(database, path, separator)
+    _refuse_repeated(database, path.name, path if sheet is None else StringIO(sheet), separator)
     table.columns = table.columns.str.strip()
     _require_columns(database, path.name, list(table.columns), columns)
     table.index = pd.RangeIndex(2, 2 + len(table))
     return table.dropna(how="all")
 
 
-def _refuse_repeated(database: str, path: Path, separator: str) -> None:
+def _refuse_repeated(database: str, file: str, source: Path | StringIO, separator: str) -> None:
     """pandas would rename the second of two columns of one name."""
-    row = pd.read_csv(path, sep=separator, dtype=str, header=None, nrows=1, encoding="utf-8-sig", skipinitialspace=True)
+    row = pd.read_csv(
+        source, sep=separator, dtype=str, header=None, nrows=1, encoding="utf-8-sig", skipinitialspace=True
+    )
     header = [str(name).strip() for name in row.iloc[0].dropna()]
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
         raise DataError(
-            f"{database}: expected every column of '{path.name}' once; found {', '.join(repeated)} more than once. "
+            f"{database}: expected every column of '{file}' once; found {', '.join(repeated)} more than once. "
             "Keep one of each."
         )
 

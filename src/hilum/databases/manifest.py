@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,12 @@ BOX_COLUMNS = ("image_id", "finding", "x0", "y0", "x1", "y1")
 MASK_COLUMNS = ("image_id", "finding", "path")
 RUN_COLUMNS = ("rle", "width", "height")
 ABSENT = "image not on disk"
+_BYTE = re.compile("[\udc80-\udcff]")
+
+
+def printable(name: str) -> str:
+    r"""Return the name of a file with bytes that are not UTF-8 written as '\xfc'."""
+    return _BYTE.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name).encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Problem:
     count: int = 1
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.reason}"
+        return printable(f"{self.where}: {self.reason}")
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ class Manifest:
     def places(self) -> list[str]:
         """Return what messages call every image: its row in the label file, or else its number, and its path."""
         rows = self.rows or [f"image {k} of {len(self)}" for k in range(1, len(self) + 1)]
-        return [f"{row} ({path})" for row, path in zip(rows, self.images["path"], strict=True)]
+        return [f"{row} ({printable(path)})" for row, path in zip(rows, self.images["path"], strict=True)]
 
     def problem_counts(self) -> dict[str, int]:
         """Return kind of problem → how many there are: all that may leave the place where the images are."""
@@ -193,7 +200,11 @@ class Manifest:
 
 
 class Database(Protocol):
-    """A database in its official layout: a stateless adapter class."""
+    """A database in its official layout: a stateless adapter class.
+
+    One that reads several layouts has ``replicas``, layout → what writes a replica in it; the first is that of
+    ``write_replica``.
+    """
 
     card: Card
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,24 +12,20 @@ from hilum.databases import layout
 from hilum.databases.chexpert_tables import OBSERVATIONS
 from hilum.databases.dicom_headers import view_positions
 from hilum.databases.manifest import Card, Manifest, Problem
+from hilum.databases.mimic_replica import write_dicom, write_jpg
 from hilum.databases.mimic_tables import (
     KEYS,
     LABELLERS,
     METADATA,
     NAME,
-    RADIOLOGIST,
-    RADIOLOGIST_COLUMNS,
     RECORDS,
-    SPLIT,
     URL,
     has_list,
-    labels_of,
     read_labels,
     read_list,
     read_patients,
     read_splits,
 )
-from hilum.databases.replica import save_radiograph
 from hilum.errors import DataError
 from hilum.findings.aliases import finding_of
 
@@ -61,6 +57,8 @@ class MIMICCXR:
             "lies beside; the age is that of the year of the study."
         ),
     )
+
+    replicas: ClassVar = {"jpg": write_jpg, "dicom": write_dicom}
 
     @classmethod
     def read(
@@ -107,27 +105,7 @@ class MIMICCXR:
     @classmethod
     def write_replica(cls, root: Path) -> None:
         """Write 14 patients with 35 images, the tables of both labellers, of the split and of the radiologist."""
-        metadata = [f"{','.join(KEYS)},ViewPosition,Rows,Columns,StudyDate,ViewCodeSequence_CodeMeaning"]
-        split, read = ["dicom_id,study_id,subject_id,split"], []
-        labels: dict[str, list[str]] = {"chexpert": [], "negbio": []}
-        for k in range(14):
-            subject, part = 10_000_032 + k, ("train", "train", "validate", "test")[k % 4]
-            for study in range(50_000_000 + 10 * k, 50_000_000 + 10 * k + 1 + k % 2):
-                cells = [("", "1.0", "0.0", "-1.0")[(k + study + j) % 4] for j in range(14)]
-                labels["chexpert"].append(f"{subject},{study},{','.join(cells)}")
-                labels["negbio"].append(f"{subject},{study},{','.join(['0.0', *cells[1:]])}")
-                if part == "test":
-                    read.append(f"{study},{','.join(f'{float((k + j) % 2)}' for j in range(14))}")
-                for view in ("PA", "LATERAL") if k % 3 else ("AP",):
-                    dicom = f"{study:08x}-{'-'.join([f'{ord(view[0]):08x}'] * 4)}"
-                    save_radiograph(root / f"files/p10/p{subject}/s{study}/{dicom}.jpg")
-                    metadata.append(f"{dicom},{subject},{study},{view},96,96,{21500101 + k},")
-                    split.append(f"{dicom},{study},{subject},{part}")
-        head = ",".join(("subject_id", "study_id", *OBSERVATIONS))
-        tables = {METADATA: metadata, SPLIT: split, **{labels_of(who): [head, *rows] for who, rows in labels.items()}}
-        for name, lines in tables.items():
-            (root / f"{name}.gz").write_bytes(gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0))
-        (root / RADIOLOGIST).write_text("\n".join([",".join(("study_id", *RADIOLOGIST_COLUMNS)), *read]) + "\n")
+        write_jpg(root)
 
 
 def _require_options(labeller: str, radiologist: bool) -> None:

@@ -76,7 +76,7 @@ def _study_labels(file: Path, names: tuple[str, ...]) -> pd.DataFrame:
 def read_splits(home: Path, table: pd.DataFrame) -> tuple[pd.Series, list[Problem]]:
     """Return 'train', 'val', 'test' or NaN of every image."""
     if (file := layout.find_file(home, SPLIT)) is None:
-        problem = Problem(SPLIT, "absent: no official split is known", "file of the split not on disk")
+        problem = layout.absent_file(SPLIT, "no official split is known", URL)
         return pd.Series(np.nan, table.index, dtype=object), [problem]
     split = layout.read_table(NAME, file, ("dicom_id", "split")).drop_duplicates("dicom_id")
     return table["dicom_id"].map(split.set_index("dicom_id")["split"].map(SPLITS)).astype(object), []

@@ -179,7 +179,7 @@ def _finding(name: str) -> str | None:
 
 def _read_boxes(root: Path, listed: pd.Series, kept: pd.Series) -> tuple[pd.DataFrame, list[Problem]]:
     if (file := layout.find_file(root, BOXES)) is None:
-        problem = Problem(BOXES, "absent: no box is read", "file of boxes not on disk")
+        problem = layout.absent_file(BOXES, "no box is read", NIH14.card.url)
         return pd.DataFrame(columns=list(BOX_COLUMNS)), [problem]
     table = layout.read_table(NAME, file, ("Image Index", "Finding Label", *BOX_CORNER_COLUMNS))
     stray = ~table["Image Index"].isin(listed)

@@ -67,7 +67,8 @@ class NIH14Google:
                 f"{NAME}: expected the option 'findings' as one of {', '.join(FOLDERS)}; found {findings!r}. "
                 "Correct the study file."
             )
-        table = pd.concat([_read_part(path, split, findings) for path, split in _tables(root, findings)])
+        tables = _tables(root, findings)
+        table = pd.concat([_read_part(path, split, findings) for path, split in tables])
         table = table.drop_duplicates("image")
         paths = table["image"].map(image_paths(root)).astype(object).fillna("images/" + table["image"])
         source, where = FOLDERS[findings], "'images/*.png' or 'images_001/images/*.png'"
@@ -80,7 +81,7 @@ class NIH14Google:
         further = table[["Finding Labels", "Other"]].dropna(axis="columns", how="all").reset_index(drop=True)
         extra = further.join(_votes(root, findings).reindex(table["image"]).reset_index(drop=True))
         rows = tuple(f"{file} row {row}" for file, row in zip(table["file"], table.index, strict=True))
-        problems += age_problems
+        problems += age_problems + _absent_tables(root, findings, [path for path, split in tables if split])
         labels = labels.reset_index(drop=True)
         return Manifest(NAME, root, images, labels, problems=tuple(problems), rows=rows, extra=extra)
 
@@ -144,11 +145,16 @@ def _tables(root: Path, findings: str) -> list[tuple[Path, str | None]]:
     found = [(file, part) for name, part in TABLES.items() if (file := _find(root, findings, name))]
     if found:
         return list(found)
-    try:
-        further = (JOINED,) if findings == "four" else ()
-        return [(layout.require_file(NAME, root, f"{FOLDERS[findings]}/test_labels.csv", *further), None)]
-    except DataError as error:
-        raise DataError(f"{error} The labels are given at {URL}.") from None
+    further = (JOINED,) if findings == "four" else ()
+    return [(layout.require_file(NAME, root, f"{FOLDERS[findings]}/test_labels.csv", *further, source=URL), None)]
+
+
+def _absent_tables(root: Path, findings: str, found: list[Path]) -> list[Problem]:
+    """Return the problems of official tables that are not there, where any is: the joined one has no others."""
+    parts = {name: "its part is not read" for name in (TABLES if findings == "four" else ("test_labels.csv",))}
+    wanted = parts | {READERS[findings]: "what each reader said is unknown"}
+    absent = [name for name in wanted if found and not _find(root, findings, name)]
+    return [layout.absent_file(f"{FOLDERS[findings]}/{name}", wanted[name], URL) for name in absent]
 
 
 def _read_part(file: Path, part: str | None, findings: str) -> pd.DataFrame:

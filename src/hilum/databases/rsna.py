@@ -168,8 +168,8 @@ def _classes(root: Path, names: pd.Series) -> tuple[pd.Series, list[Problem]]:
     """Return the class of every image as written, NaN with a problem where it is not told."""
     file = layout.find_file(root, CLASSES)
     if file is None:
-        reason = "absent: Normal and 'No Lung Opacity / Not Normal' cannot be told apart, No Finding is unknown"
-        return names.map({}).astype(object), [Problem(CLASSES, reason, "file of classes not on disk")]
+        consequence = "Normal and 'No Lung Opacity / Not Normal' cannot be told apart, No Finding is unknown"
+        return names.map({}).astype(object), [layout.absent_file(CLASSES, consequence, RSNA.card.url)]
     table = layout.read_table(NAME, file, ("patientId", "class")).drop_duplicates(["patientId", "class"])
     wrong = table["patientId"].duplicated() | ~table["class"].isin(list(NORMAL))
     if wrong.any():

@@ -52,6 +52,7 @@ class TBX11K:
         Raises ``DataError`` where no annotation file is there or one is not COCO.
         """
         layout.require_file(NAME, root, *(f"{ANNOTATIONS}/{file}" for file in FILES), source=cls.card.url)
+        absent_files = _absent_files(root)
         listed, lesions = _read_annotations(root)
         listed["group"] = listed["file_name"].str.partition("/")[0]
         listed = listed[listed["group"].isin(GROUPS)].reset_index(drop=True)
@@ -74,7 +75,7 @@ class TBX11K:
         )
         boxes, box_problems = _boxes(listed, lesions)
         labels = _labels(listed, lesions).reset_index(drop=True)
-        return Manifest(NAME, root, images, labels, boxes, problems=tuple(problems + box_problems))
+        return Manifest(NAME, root, images, labels, boxes, problems=tuple(absent_files + problems + box_problems))
 
     @classmethod
     def write_replica(cls, root: Path) -> None:
@@ -111,6 +112,20 @@ def _replica_coco(names: list[str]) -> dict[str, Any]:
             for n, image in enumerate(ill)
         ],
     }
+
+
+def _absent_files(root: Path) -> list[Problem]:
+    """Return the problems of lists that are absent, and of annotations of a part that no other file has."""
+    train, val, both = (f"{ANNOTATIONS}/{file}" for file in FILES)
+    parts = () if (root / both).is_file() else (train, val)
+    wanted = dict.fromkeys(parts, "its part is not read")
+    wanted |= {_list_of(part): "no official split is known" for part in ("train", "val")}
+    absent = [file for file in wanted if not (root / file).is_file()]
+    return [layout.absent_file(file, wanted[file], TBX11K.card.url) for file in absent]
+
+
+def _list_of(part: str) -> str:
+    return f"lists/TBX11K_{part}.txt"
 
 
 def _read_annotations(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -183,7 +198,7 @@ def _splits(root: Path, listed: pd.DataFrame) -> NDArray[np.object_]:
     """Return 'train' and 'val' from the lists, or NaN throughout where only one of them is present."""
     splits = np.full(len(listed), np.nan, dtype=object)
     for part in ("train", "val"):
-        file = root / "lists" / f"TBX11K_{part}.txt"
+        file = root / _list_of(part)
         if file.is_file():
             splits[listed["file_name"].isin(layout.read_names(NAME, file))] = part
     return splits if {"train", "val"} <= set(splits) else np.full(len(listed), np.nan, dtype=object)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
 from hilum.databases import layout
 from hilum.databases.manifest import BOX_COLUMNS, Card, Manifest, Problem
-from hilum.databases.replica_dicom import save_dicom_radiograph
 from hilum.databases.vindr_frames import SIZES, find_images, read_frames
+from hilum.databases.vindr_replica import write_kaggle, write_physionet
 from hilum.databases.vindr_tables import NAME, PHYSIONET, Readings, read_readings
 from hilum.errors import DataError
 from hilum.findings.vocabulary import NO_FINDING
@@ -41,6 +41,8 @@ class VinDr:
             "All images are PA. An age of 0 years is taken as not stated."
         ),
     )
+
+    replicas: ClassVar = {"physionet": write_physionet, "kaggle": write_kaggle}
 
     @classmethod
     def read(cls, root: Path, *, labels_only: bool = False, readers: str = "any") -> Manifest:
@@ -85,47 +87,7 @@ class VinDr:
     @classmethod
     def write_replica(cls, root: Path) -> None:
         """Write PhysioNet's layout: 12 train images of three readers each and 4 test images of one consensus."""
-        labels: dict[str, list[str]] = {
-            "train": [",".join(("image_id", "rad_id", *_LABELS, "Other diseases", "No finding"))],
-            "test": [",".join(("image_id", *_LABELS, "Other disease", "No finding"))],
-        }
-        corners = "class_name,x_min,y_min,x_max,y_max"
-        boxes = {"train": [f"image_id,rad_id,{corners}"], "test": [f"image_id,{corners}"]}
-        for k in range(16):
-            part = "train" if k < 12 else "test"
-            name = hashlib.md5(f"vindr replica {k}".encode(), usedforsecurity=False).hexdigest()
-            ill = _REPLICA_FINDINGS[k % 4]
-            lesions = ((0.25, 0.4, 0.75, 0.7),) if ill else ()
-            path = root / part / f"{name}.dicom"
-            save_dicom_radiograph(path, (96, 120), lesions, sex="MF"[k % 2], age="000Y" if k == 3 else f"{30 + k:03d}Y")
-            for reader in ("R8,", "R9,", "R10,") if part == "train" else ("",):
-                seen = () if reader == "R10," and k % 4 == 2 else ill
-                cells = [str(int(name in seen)) for name in (*_LABELS, "Other diseases")]
-                labels[part].append(f"{name},{reader}{','.join(cells)},{int(not seen)}")
-                boxes[part] += [f"{name},{reader}{one},24.0,48.0,72.0,84.0" for one in seen if one != "Tuberculosis"]
-                boxes[part] += [] if seen else [f"{name},{reader}No finding,,,,"]
-        (root / "annotations").mkdir(parents=True, exist_ok=True)
-        for part in labels:
-            _write_lines(root / "annotations" / f"image_labels_{part}.csv", labels[part])
-            _write_lines(root / "annotations" / f"annotations_{part}.csv", boxes[part])
-
-
-_LABELS = (
-    *("Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Clavicle fracture", "Consolidation"),
-    *("Edema", "Emphysema", "Enlarged PA", "ILD", "Infiltration", "Lung Opacity", "Lung cavity", "Lung cyst"),
-    *("Mediastinal shift", "Nodule/Mass", "Pleural effusion", "Pleural thickening", "Pneumothorax"),
-    *("Pulmonary fibrosis", "Rib fracture", "Other lesion", "COPD", "Lung tumor", "Pneumonia", "Tuberculosis"),
-)
-_REPLICA_FINDINGS = (
-    (),
-    ("Cardiomegaly",),
-    ("Aortic enlargement", "Pleural effusion"),
-    ("Lung Opacity", "Tuberculosis"),
-)
-
-
-def _write_lines(path: Path, lines: list[str]) -> None:
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_physionet(root)
 
 
 def _labels(readings: Readings, readers: str) -> pd.DataFrame:

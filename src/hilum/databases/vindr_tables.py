@@ -51,11 +51,8 @@ def read_readings(root: Path) -> tuple[Path, Readings]:
         for tables in (folder / ANNOTATIONS, folder):
             if any(layout.find_file(tables, f"image_labels_{part}.csv") for part in PARTS):
                 return folder, _of_physionet(tables)
-    try:
-        file = layout.require_file(NAME, root, CHALLENGE, f"{ANNOTATIONS}/image_labels_train.csv")
-    except DataError as error:
-        raise DataError(f"{error} They are given at {KAGGLE} and {PHYSIONET}.") from None
-    return root, _of_challenge(file)
+    names = (CHALLENGE, f"{ANNOTATIONS}/image_labels_train.csv")
+    return root, _of_challenge(layout.require_file(NAME, root, *names, source=f"{KAGGLE} and {PHYSIONET}"))
 
 
 def _of_challenge(file: Path) -> Readings:
@@ -79,13 +76,14 @@ def _of_physionet(folder: Path) -> Readings:
     groups = said.groupby("image_id", sort=False)
     images = groups[["part", "file", "row"]].first().assign(readers=groups.size()).reset_index()
     votes = groups[findings].sum(min_count=1).reset_index(drop=True)
-    boxes, problems = [], []
+    absent = (f"image_labels_{part}.csv" for part in PARTS if part not in parts)
+    problems = [layout.absent_file(file, "its part is not read", PHYSIONET) for file in absent]
+    boxes = []
     for part in parts:
         if file := layout.find_file(folder, f"annotations_{part}.csv"):
             boxes.append(_annotations(file))
         else:
-            name, reason = f"annotations_{part}.csv", "absent: no box of its part is read"
-            problems.append(Problem(name, reason, "file of boxes not on disk"))
+            problems.append(layout.absent_file(f"annotations_{part}.csv", "no box of its part is read", PHYSIONET))
     found = pd.concat(boxes, ignore_index=True) if boxes else _boxes(pd.DataFrame(columns=_BOX_SOURCE))
     return Readings(images, votes, found, tuple(problems), official_split=True)
 

@@ -48,7 +48,10 @@ class LabelPolicy:
         if self.name not in LABEL_POLICIES:
             raise UnknownName("label policy", self.name, LABEL_POLICIES)
         if not 0 <= self.low <= self.high <= 1:
-            raise DataError(f"Expected 0 ≤ low ≤ high ≤ 1 for the policy 'soft'; found {self.low} and {self.high}.")
+            raise DataError(
+                f"Expected 0 ≤ low ≤ high ≤ 1, the bounds of what the label policy 'soft' draws; "
+                f"found low {self.low:g} and high {self.high:g}. Set both, the lesser as low."
+            )
 
     def blank_is_negative(self, finding: str) -> bool:
         """Tell whether a blank label of a finding that the database speaks of is negative."""

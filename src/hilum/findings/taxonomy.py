@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.errors import DataError
+from hilum.findings.vocabulary import NO_FINDING
 
 Closure = Literal["none", "upward", "downward", "both"]
 
@@ -52,7 +53,7 @@ PARENTS: Mapping[str, str | None] = MappingProxyType(
         **dict.fromkeys(("Rib Fracture", "Clavicle Fracture"), "Fracture"),
         "Pacemaker": "Support Devices",
         "Severe COVID-19": "COVID-19",
-        "No Finding": None,
+        NO_FINDING: None,
     }
 )
 """Child → parent, after Chen et al. 2020 (hierarchical multi-label classification), on hilum's vocabulary.
@@ -73,9 +74,26 @@ def ancestors(finding: str) -> tuple[str, ...]:
     return () if parent is None else (parent, *ancestors(parent))
 
 
+@cache
+def contradicted(finding: str) -> tuple[str, ...]:
+    """Return what a positive ``finding`` contradicts: ancestors that are negative, 'No Finding' that is positive.
+
+    Support devices are no disease: CheXpert's labeller says 'No Finding' beside them.
+
+    >>> contradicted("Pneumonia")
+    ('Consolidation', 'Lung Opacity', 'Abnormal', 'No Finding')
+    """
+    line = ancestors(finding)
+    harmless = finding == NO_FINDING or "Support Devices" in (finding, *line)
+    return line if harmless else (*line, NO_FINDING)
+
+
 @dataclass(frozen=True)
 class Closed:
-    """Labels (N, C) after closure, and (finding, ancestor) → images on which the two contradict each other."""
+    """Labels (N, C) after closure, and (finding, other) → images on which the two contradict each other.
+
+    The finding is positive; ``other`` is an ancestor that is negative, or 'No Finding' that is positive too.
+    """
 
     labels: NDArray[np.float32]
     contradictions: dict[tuple[str, str], int]
@@ -86,25 +104,37 @@ def close_labels(labels: NDArray[np.float32], findings: Sequence[str], direction
 
     Upward: where a child is positive, a blank or uncertain ancestor becomes positive; where a child is uncertain, a
     blank ancestor becomes uncertain. Downward: where an ancestor is negative, a blank or uncertain child becomes
-    negative. A positive child of a negative ancestor is a contradiction: both stay as they are, and it is counted.
-    Raises ``DataError`` for an unknown direction.
+    negative. A positive child of a negative ancestor is a contradiction: both stay as they are, and so does every
+    label between them. It is counted, and so is a positive finding beside a positive 'No Finding', from which nothing
+    is inferred. Raises ``DataError`` for an unknown direction.
     """
     if direction not in ("none", "upward", "downward", "both"):
         raise DataError(f"Expected a closure among none, upward, downward, both; found '{direction}'.")
     raw = np.asarray(labels, np.float32)
     closed = raw.copy()
+    lines = _lines(findings)
+    for c, (above, below) in enumerate(lines):
+        column = closed[:, c]
+        blank, uncertain = np.isnan(raw[:, c]), raw[:, c] == -1
+        negative, positive = (raw[:, above] == 0).any(axis=1), (raw[:, below] == 1).any(axis=1)
+        if direction in ("upward", "both"):
+            column[blank & (raw[:, below] == -1).any(axis=1) & ~negative] = -1
+            column[(blank | uncertain) & positive & ~negative] = 1
+        if direction in ("downward", "both"):
+            column[(blank | uncertain) & negative & ~positive] = 0
+    return Closed(closed, _contradictions(raw, findings))
+
+
+def _lines(findings: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+    """Return the columns of the ancestors and of the descendants of each finding."""
+    pairs = [(c, p) for c, f in enumerate(findings) for p, a in enumerate(findings) if a in ancestors(f)]
+    return [([p for c, p in pairs if c == k], [c for c, p in pairs if p == k]) for k in range(len(findings))]
+
+
+def _contradictions(raw: NDArray[np.float32], findings: Sequence[str]) -> dict[tuple[str, str], int]:
     column = {finding: c for c, finding in enumerate(findings)}
-    pairs = [(c, column[a], f, a) for f, c in column.items() for a in ancestors(f) if a in column]
-    contradictions = {(f, a): int(n) for c, p, f, a in pairs if (n := ((raw[:, c] == 1) & (raw[:, p] == 0)).sum())}
-    if direction in ("upward", "both"):
-        for c, p, _, _ in pairs:
-            above = closed[:, p]
-            above[(raw[:, c] == -1) & np.isnan(above)] = -1
-        for c, p, _, _ in pairs:
-            above = closed[:, p]
-            above[(raw[:, c] == 1) & ~(above == 0)] = 1
-    if direction in ("downward", "both"):
-        for c, p, _, _ in pairs:
-            below = closed[:, c]
-            below[(raw[:, p] == 0) & (np.isnan(below) | (below == -1))] = 0
-    return Closed(closed, contradictions)
+    counts = {}
+    for finding, other in ((f, o) for f in findings for o in contradicted(f) if o in column):
+        against = raw[:, column[other]] == (1 if other == NO_FINDING else 0)
+        counts[finding, other] = int(((raw[:, column[finding]] == 1) & against).sum())
+    return {pair: n for pair, n in counts.items() if n}

@@ -27,7 +27,10 @@ class Augmentation:
     flip: bool = True
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return augmented images; shapes (B, 1, H, W) in [0, 1] → the same."""
+        """Return augmented images; shapes (B, 1, H, W) in [0, 1] → the same.
+
+        What is drawn comes from ``generator``, on the CPU, wherever the images are.
+        """
         if self.strength <= 0 and not self.flip:
             return images
         images = self._position(images, generator)
@@ -50,18 +53,18 @@ class Augmentation:
         cos, sin = angle.cos() * scale, angle.sin() * scale
         rows = torch.stack([cos * aspect * sign, -sin, sin * sign, cos / aspect], 1).view(n, 2, 2)
         grid = F.affine_grid(torch.cat([rows, shift[..., None]], 2), list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, align_corners=False)
+        return F.grid_sample(images, grid.to(images.device), align_corners=False)
 
     def _expose(self, images: Tensor, generator: torch.Generator) -> Tensor:
         n = len(images)
 
         def draw(half_width: float) -> Tensor:
-            return self._uniform(n, half_width, generator).view(n, 1, 1, 1)
+            return self._uniform(n, half_width, generator).view(n, 1, 1, 1).to(images.device)
 
         images = images.clamp(0, 1) ** draw(GAMMA).exp()
         images = (images - 0.5) * draw(CONTRAST).exp() + 0.5 + draw(BRIGHTNESS)
         images = images + draw(SHARPNESS) * (images - F.avg_pool2d(images, 3, 1, 1))
-        return images + draw(NOISE).abs() * torch.randn(images.shape, generator=generator)
+        return images + draw(NOISE).abs() * torch.randn(images.shape, generator=generator).to(images.device)
 
     def _paint_border(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Paint one side of some images over, so that collimation and padding tell nothing of the hospital."""
@@ -74,4 +77,4 @@ class Augmentation:
         x = (torch.arange(width) + 0.5).view(1, 1, width) / width
         distance = torch.stack([y + 0 * x, 1 - y + 0 * x, x + 0 * y, 1 - x + 0 * y], 1)[0]
         painted = (distance[side] < depth.view(n, 1, 1)) & chosen.view(n, 1, 1)
-        return torch.where(painted[:, None], shade.view(n, 1, 1, 1), images)
+        return torch.where(painted[:, None].to(images.device), shade.view(n, 1, 1, 1).to(images.device), images)

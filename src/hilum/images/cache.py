@@ -23,7 +23,7 @@ from hilum.images.letterbox import letterbox
 from hilum.images.store import Entry, FileState, Store, StoreFullError
 from hilum.progress import progress
 
-PIPELINE = 1
+PIPELINE = 2
 """Raised whenever the same file and parameters give other pixels than before."""
 BATCH_IMAGES = 64
 BATCH_SECONDS = 2.0

@@ -44,6 +44,7 @@ FAULTS = (
     "lateral view",
     "multi-frame",
     "colour",
+    "no photometric interpretation",
     "unsupported coding",
     "decoder absent",
 )
@@ -96,7 +97,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(data: bytes) -> NDArray[np.float32]:
-    """Decode the bytes of an image file to greyscale (H, W) in [0, 1]; raises ``ImageError``."""
+    """Decode the bytes of an image file to greyscale (H, W) in [0, 1]; raises ``ImageError``.
+
+    NaN where a DICOM file says that there is no image: it is shown black and does not count in the intensity.
+    """
     image: NDArray[np.float32] = DECODERS.load(detect_format(data))(data)
     return image
 

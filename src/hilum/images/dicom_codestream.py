@@ -22,7 +22,7 @@ from hilum.images.decode import BROKEN, check_scans
 
 JPEG, JPEG2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
-LOSSLESS, LS = 0xC3, 0xF7
+LOSSLESS, LS, SIZE_2000 = 0xC3, 0xF7, 0x51
 SECONDS, SECONDS_A_PIXEL = 20.0, 4e-6
 SYNTAXES = {
     "1.2.840.10008.1.2.4.50": "JPEG Baseline",
@@ -40,7 +40,7 @@ SYNTAXES = {
 EXTENDED_12 = "1.2.840.10008.1.2.4.51"
 BY_GDCM = {LOSSLESS: "1.2.840.10008.1.2.4.57", LS: "1.2.840.10008.1.2.4.80"}
 
-Decoded = tuple[NDArray[np.integer], int, bool]
+Decoded = tuple[NDArray[np.integer], "Frame"]
 
 
 class Frame(NamedTuple):
@@ -55,7 +55,7 @@ class Frame(NamedTuple):
 
 
 def decode_codestream(data: bytes, syntax: str, rows: int, columns: int) -> Decoded:
-    """Return the cells (H, W), how many of their bits count, and whether they are signed values already.
+    """Return the cells (H, W), which are values already where the stream is signed, and what the stream says.
 
     Raises ``ImageError`` for data that are damaged, of another size than ``rows`` × ``columns``, or whose decoder is
     not installed.
@@ -68,11 +68,11 @@ def decode_codestream(data: bytes, syntax: str, rows: int, columns: int) -> Deco
     frame = jpeg_frame(data)
     _check(frame, rows, columns)
     if frame.marker in BY_GDCM and 2 <= frame.precision <= 16:
-        return _gdcm(data, BY_GDCM[frame.marker], frame), frame.precision, False
+        return _gdcm(data, BY_GDCM[frame.marker], frame), frame
     if frame.precision == 8 and frame.marker < LOSSLESS:
-        return _jpeg(data), 8, False
+        return _jpeg(data), frame
     if frame.precision == 12 and frame.marker < LOSSLESS:
-        return _gdcm(data, EXTENDED_12, frame), 12, False
+        return _gdcm(data, EXTENDED_12, frame), frame
     raise ImageError(f"unsupported coding: expected 8, 12 or lossless bits in JPEG; found {frame.precision} in {name}")
 
 
@@ -94,7 +94,7 @@ def _jpeg2000_frame(data: bytes) -> Frame:
         raise ImageError("truncated or damaged: the compressed image has no header")
     right, bottom, left, top = (int.from_bytes(data[at : at + 4], "big") for at in (8, 12, 16, 20))
     components = int.from_bytes(data[40:42], "big")
-    return Frame(0x51, (data[42] & 0x7F) + 1, bottom - top, right - left, components, data[42] > 0x7F)
+    return Frame(SIZE_2000, (data[42] & 0x7F) + 1, bottom - top, right - left, components, data[42] > 0x7F)
 
 
 def _check(frame: Frame, rows: int, columns: int) -> None:
@@ -130,8 +130,8 @@ def _jpeg2000(data: bytes, rows: int, columns: int) -> Decoded:
     cells = cells >> (8 * cells.dtype.itemsize - frame.precision)
     if frame.signed:
         cells = cells.astype(np.int32) - 2 ** (frame.precision - 1)
-        return cells.astype(np.int16), frame.precision, True
-    return cells, frame.precision, False
+        return cells.astype(np.int16), frame
+    return cells, frame
 
 
 def _gdcm(data: bytes, syntax: str, frame: Frame) -> NDArray[np.integer]:

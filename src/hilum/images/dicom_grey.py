@@ -15,6 +15,7 @@ from hilum.databases.dicom_elements import Elements
 from hilum.databases.dicom_tags import LUT_TAGS, Header
 from hilum.errors import ImageError
 from hilum.images.dicom_pixels import Stored
+from hilum.images.dicom_shutter import Mask
 
 BLOCK_PIXELS = 2**20
 FULL_RANGE = "full range"
@@ -35,28 +36,29 @@ class LookUp(NamedTuple):
 
 
 def to_grey(
-    values: Stored, header: Header, window: int | Literal["full"], inside: tuple[slice, slice]
+    values: Stored, header: Header, window: int | Literal["full"], exposed: Mask | None
 ) -> tuple[NDArray[np.float32], str]:
-    """Return grey (H, W) in [0, 1], bright is dense, and how it was windowed.
+    """Return grey (H, W) in [0, 1], bright is dense, NaN where there is padding, and how it was windowed.
 
-    ``inside``: the rows and columns that are exposed; where there is no window, their least and greatest value become
-    0 and 1. Padding becomes 0 and does not count. Raises ``ImageError`` where there are windows but not this one.
+    ``exposed``: the pixels (H, W) that count where there is no window, all of them if None: their least and greatest
+    value become 0 and 1. Raises ``ImageError`` where there are windows but not this one.
     """
     least = int(values.min())
     stored = np.arange(least, int(values.max()) + 1, dtype=np.float64)
     padding = _padding(stored, header)
     modality = _modality(stored, header)
-    used = _occurring(values[inside], least, len(stored)) & ~padding
+    used = _occurring(values, exposed, least, len(stored)) & ~padding
     unit, name = _windowed(modality, used if used.any() else ~padding, header, window)
     if _inverse(header):
         unit = 1 - unit
-    unit[padding] = 0
+    unit[padding] = np.nan
     return _looked_up(unit.astype(np.float32), values, least), name
 
 
 def choices(header: Header) -> list[tuple[str, Callable[[Curve], Curve]]]:
     """Return the VOI LUTs and then the windows of a file, each with its name."""
-    tables = [t for t in (_table(item, header) for item in header.items("VOILUTSequence")) if t]
+    signed = _may_be_negative(header)
+    tables = [t for t in (_table(item, header, signed) for item in header.items("VOILUTSequence")) if t]
     found: list[tuple[str, Callable[[Curve], Curve]]] = [("VOI LUT", _unit(table)) for table in tables]
     pairs = zip(header.numbers("WindowCenter"), header.numbers("WindowWidth"), strict=False)
     shape = header.text("VOILUTFunction") or "LINEAR"
@@ -82,11 +84,19 @@ def _windowed(
 
 
 def _modality(stored: Curve, header: Header) -> Curve:
-    table = next((t for t in (_table(item, header) for item in header.items("ModalityLUTSequence")) if t), None)
+    items = header.items("ModalityLUTSequence")
+    table = next((t for t in (_table(item, header, header.signed) for item in items) if t), None)
     if table:
         return table(stored)
     slope, intercept = header.numbers("RescaleSlope"), header.numbers("RescaleIntercept")
     return stored * (slope[0] if slope and slope[0] else 1.0) + (intercept[0] if intercept else 0.0)
+
+
+def _may_be_negative(header: Header) -> bool:
+    """Tell whether the modality step can give a negative value, which makes VOI LUTs signed (PS3.3 C.11.2.1.1)."""
+    bits = header.integer("BitsStored") or header.integer("BitsAllocated") or 16
+    least = -(2.0 ** (bits - 1)) if header.signed else 0.0
+    return bool(_modality(np.array([least, least + 2.0**bits - 1]), header).min() < 0)
 
 
 def _window(centre: float, width: float, shape: str) -> Callable[[Curve], Curve]:
@@ -111,14 +121,17 @@ def _unit(table: LookUp) -> Callable[[Curve], Curve]:
     return lambda values: table(values) / top
 
 
-def _table(item: Elements, header: Header) -> LookUp | None:
-    """Read a look-up table of 8 or 16 bits an entry; None where it is damaged."""
+def _table(item: Elements, header: Header, signed: bool) -> LookUp | None:
+    """Read a look-up table of 8 or 16 bits an entry; None where it is damaged.
+
+    ``signed``: whether the values that are looked up, and with them the first value mapped, may be negative.
+    """
     descriptor, data = item.get(LUT_TAGS["LUTDescriptor"]), item.get(LUT_TAGS["LUTData"])
     if not isinstance(descriptor, bytes) or not isinstance(data, bytes) or len(descriptor) < 6:
         return None
     entries, first, bits = header.integers(descriptor[:6])
     entries = entries or 2**16
-    first = header.integers(descriptor[2:4], signed=True)[0] if header.signed else first
+    first = header.integers(descriptor[2:4], signed=True)[0] if signed else first
     values = data[:entries] if bits <= 8 and len(data) < 2 * entries else header.integers(data[: 2 * entries])
     if not 1 <= bits <= 16 or len(values) < entries:
         return None
@@ -144,11 +157,12 @@ def _blocks(rows: int, columns: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, rows, step))
 
 
-def _occurring(values: Stored, least: int, count: int) -> NDArray[np.bool_]:
-    """Return which of ``count`` values from ``least`` on occur, in blocks, for indices take 8 bytes a pixel."""
+def _occurring(values: Stored, exposed: Mask | None, least: int, count: int) -> NDArray[np.bool_]:
+    """Return which of ``count`` values from ``least`` on are exposed, in blocks, for indices take 8 bytes a pixel."""
     found = np.zeros(count, bool)
     for block in _blocks(*values.shape):
-        found[values[block].astype(np.int64) - least] = True
+        seen = values[block] if exposed is None else values[block][exposed[block]]
+        found[seen.astype(np.int64) - least] = True
     return found
 
 

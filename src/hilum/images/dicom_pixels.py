@@ -13,7 +13,7 @@ from hilum.databases.dicom_elements import UNDEFINED, read_fragments
 from hilum.databases.dicom_tags import Header
 from hilum.errors import ImageError
 from hilum.images.decode import check_size
-from hilum.images.dicom_codestream import decode_codestream
+from hilum.images.dicom_codestream import LS, SIZE_2000, Frame, decode_codestream
 
 Stored = NDArray[np.integer]
 RLE = "1.2.840.10008.1.2.5"
@@ -33,7 +33,8 @@ class Grid(NamedTuple):
 def stored_values(header: Header) -> Stored:
     """Return the values (H, W) as they were stored, uint8 to int16; raises ``ImageError``.
 
-    The size is checked before anything is decoded; bits that do not belong to the value are masked.
+    The size is checked before anything is decoded; bits that do not belong to the value are masked. JPEG 2000 and
+    JPEG-LS streams of more bits than the header says are believed.
     """
     grid = _grid(header)
     assert header.file.pixels is not None
@@ -42,8 +43,15 @@ def stored_values(header: Header) -> Stored:
     fragments = read_fragments(header.file)
     if header.file.syntax == RLE:
         return _values(_run_lengths(b"".join(fragments), grid), grid, grid.allocated)
-    raw, precision, signed = decode_codestream(b"".join(fragments), header.file.syntax, grid.rows, grid.columns)
-    return raw if signed else _values(raw, grid, precision)
+    raw, frame = decode_codestream(b"".join(fragments), header.file.syntax, grid.rows, grid.columns)
+    return raw if frame.signed else _values(raw, _as_coded(grid, frame), frame.precision)
+
+
+def _as_coded(grid: Grid, frame: Frame) -> Grid:
+    """Widen the values to the bits of a stream that codes values; other streams code cells, overlays and all."""
+    if frame.marker not in (LS, SIZE_2000) or grid.high >= grid.stored or frame.precision <= grid.stored:
+        return grid
+    return grid._replace(stored=frame.precision, high=frame.precision - 1)
 
 
 def _grid(header: Header) -> Grid:

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilum.errors import StudyError
-from hilum.images.fingerprint import NEAR, near_pairs, perceptual_hash
+from hilum.images.fingerprint import BITS, NEAR, near_pairs, perceptual_hash
 from hilum.sites.site import Site, keep_rows
 
 
@@ -26,7 +26,7 @@ class Fingerprint:
     """What a site tells of its N images so that others can find theirs among them: hashes, nothing else.
 
     ``patients``, ``names``, ``content``: SHA-256 of the patient's id, of the image's published name and of the file
-    (N,); ``look``: perceptual hashes (N, 255), or none where they are not asked for.
+    (N,); ``look``: perceptual hashes (N, 2, 255), or none where they are not asked for.
     """
 
     patients: NDArray[np.str_]
@@ -66,7 +66,7 @@ def fingerprint(site: Site, near: int | None = NEAR) -> Fingerprint:
     place = database if site.card.url else f"{database} {site.name}"
     own_patient, own_name = f"{database}/" + images["patientid"], f"{place}/" + images["image_id"]
     everything = np.arange(len(images))
-    look = perceptual_hash(site.images(everything), site.frames) if near is not None else np.empty((0, 0), bool)
+    look = perceptual_hash(site.images(everything), site.frames) if near is not None else np.empty((0, 2, BITS), bool)
     return Fingerprint(
         _hashed(images["origin_patientid"].fillna(own_patient)),
         _hashed(images["origin"].fillna(own_name)),

@@ -55,7 +55,7 @@ class Site:
     ``raw`` (N, C) in {1, 0, -1, NaN}; ``targets`` (N, C), closed over the taxonomy where the plan says so and under
     the label policy: {1, 0, NaN}, and for training also what 'soft' draws; ``split`` (N,) in 'train', 'val', 'test';
     ``rows`` (N,) of the pixel cache; ``content`` (N,) hashes. ``removed``: reason → images that the study does not
-    use; ``contradictions``: (finding, ancestor) → images.
+    use; ``contradictions``: (finding, ancestor or 'No Finding') → images.
     """
 
     plan: SitePlan
@@ -177,14 +177,16 @@ def load_site(
 
 def keep_rows(site: Site, rows: NDArray[np.int64], removed: Mapping[str, int]) -> Site:
     """Return the site with some of its images; ``removed``: reason → images that are left out."""
+    manifest = keep_images(site.manifest, rows)
     return replace(
         site,
-        manifest=keep_images(site.manifest, rows),
+        manifest=manifest,
         raw=site.raw[rows],
         targets=site.targets[rows],
         split=site.split[rows],
         rows=site.rows[rows],
         removed={**site.removed, **removed},
+        contradictions=_closed(manifest, site.findings, site.plan.closure)[1],
     )
 
 
