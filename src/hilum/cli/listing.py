@@ -15,6 +15,8 @@ KINDS = {
     "poolings": "hilum.models:POOLINGS",
     "losses": "hilum.training.losses:LOSSES",
     "strategies": "hilum.federation.strategies:STRATEGIES",
+    "topologies": "hilum.federation.topology:TOPOLOGIES",
+    "compressions": "hilum.federation.compression:COMPRESSIONS",
     "normalizations": "hilum.federation.strategies:NORMALIZATION_POLICIES",
     "heads": "hilum.federation.strategies:HEADS",
     "weightings": "hilum.federation.strategies:WEIGHTINGS",

@@ -1,31 +1,46 @@
-"""Weighted means of states, each group of tensors with its own weights."""
+"""Weighted means of states, each group of tensors with its own weights, one reply at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hilum.federation.messages import LabelCounts
 from hilum.models.classifier import StateGroup
 from hilum.sites.weights import label_contrast, label_evidence, shares, site_shares
-from hilum.training.state import State, fingerprint
+from hilum.training.state import State
 
 OWN_EVIDENCE = 5.0  # n⁺ n⁻ / n below which a row of one's own would learn the site and not the finding
 
 
-def site_weights(counts: Sequence[LabelCounts], tau: float, weighting: str = "known") -> NDArray[np.float64]:
-    """Return the shares p_k (K,) of the sites in trunk and normalization (see ``sites.weights``)."""
-    images, known, positive = _stacked(counts)
-    return site_shares(images, known, positive, tau, weighting)
+@dataclass(frozen=True)
+class Weight:
+    """What a site weighs: ``trunk`` in trunk and normalization, ``rows`` (C,) in the rows of the head."""
+
+    trunk: float
+    rows: NDArray[np.float64]
 
 
-def row_weights(counts: Sequence[LabelCounts], tau: float, weighting: str = "known") -> NDArray[np.float64]:
-    """Return weights (K, C) ∝ evidence^tau of each finding; columns that nobody labels are all zero."""
-    _, known, positive = _stacked(counts)
-    return shares(label_evidence(known, positive, weighting), tau)
+def weights_of(
+    counts: Mapping[str, LabelCounts], tau: float, weighting: str = "known", rows: str = "evidence"
+) -> dict[str, Weight]:
+    """Return the weight of every site; over the sites each adds up to 1, or to 0 in the row of an unlabelled finding.
+
+    ``trunk`` ∝ n^tau and ``rows`` ∝ evidence^tau (see ``sites.weights``). ``rows`` 'uniform': a site that labels a
+    finding weighs what any other does there (surgical aggregation, Kulkarni et al. 2024).
+    """
+    names = sorted(counts)
+    images = np.array([counts[name].images for name in names], np.int64)
+    known = np.stack([counts[name].known for name in names])
+    positive = np.stack([counts[name].positive for name in names])
+    trunk = site_shares(images, known, positive, tau, weighting)
+    heads = shares(label_evidence(known, positive, weighting), 0.0 if rows == "uniform" else tau)
+    return {name: Weight(float(trunk[k]), heads[k]) for k, name in enumerate(names)}
 
 
 def own_rows(counts: LabelCounts) -> NDArray[np.bool_]:
@@ -36,62 +51,93 @@ def own_rows(counts: LabelCounts) -> NDArray[np.bool_]:
     return label_contrast(counts.known, counts.positive) >= OWN_EVIDENCE
 
 
-def _stacked(counts: Sequence[LabelCounts]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    images = np.array([c.images for c in counts], np.int64)
-    return images, np.stack([c.known for c in counts]), np.stack([c.positive for c in counts])
+@dataclass
+class WeightedMean:
+    """Σ w_k x_k / Σ w_k over states that come one at a time, in float64; its memory does not grow with the sites.
 
-
-def aggregate(
-    previous: State,
-    states: Sequence[State],
-    counts: Sequence[LabelCounts],
-    groups: Mapping[str, StateGroup],
-    tau: float,
-    weighting: str = "known",
-) -> State:
-    """Return the aggregated state, in float64, independent of the order of the sites.
-
-    Trunk and normalization: Σ p_k w_k with p_k ∝ n_k^tau (McMahan et al. 2017 at tau 1). Head row c: only
-    sites that label finding c, weighted by what they know of it (``label_evidence``); a row that nobody
-    labels keeps its previous value (Kulkarni et al. 2024, generalized). Integer counters are taken from the
-    previous state.
+    ``groups`` says which weight a tensor takes: tensors of the group 'head' take one for each row. The order of the
+    sites is the caller's: sorted by name, whatever the runtime.
     """
-    states, counts = in_canonical_order(states, counts)
-    p = torch.from_numpy(site_weights(counts, tau, weighting))
-    rows = torch.from_numpy(row_weights(counts, tau, weighting))
-    result: State = {}
-    for name, old in previous.items():
-        if name not in groups:
-            result[name] = old.clone()
-            continue
-        stacked = torch.stack([state[name].double() for state in states])
-        if groups[name] == "head":
-            mean = torch.einsum("kc,kc...->c...", rows, stacked)
-            labelled = (rows.sum(0) > 0).view(-1, *[1] * (old.dim() - 1))
-            result[name] = torch.where(labelled, mean, old.double()).to(old.dtype)
-        else:
-            result[name] = torch.tensordot(p, stacked, 1).to(old.dtype)
-    return result
+
+    groups: Mapping[str, StateGroup]
+    sums: State = field(default_factory=dict)
+    trunk: float = 0.0
+    rows: NDArray[np.float64] | None = None
+
+    def add(self, state: Mapping[str, Tensor], weight: Weight) -> None:
+        """Add a state; tensors without a group are left out."""
+        for name, tensor in state.items():
+            if name in self.groups:
+                part = tensor.double() * self._factor(name, weight, tensor)
+                self.sums[name] = self.sums[name].add_(part) if name in self.sums else part
+        self.trunk += weight.trunk
+        self.rows = weight.rows + (0.0 if self.rows is None else self.rows)
+
+    def merge(self, other: WeightedMean) -> None:
+        """Add what another mean has seen: a mean of means, weighted as the states themselves."""
+        for name, part in other.sums.items():
+            self.sums[name] = self.sums[name].add_(part) if name in self.sums else part.clone()
+        self.trunk += other.trunk
+        if other.rows is not None:
+            self.rows = other.rows + (0.0 if self.rows is None else self.rows)
+
+    def value(self, previous: State) -> State:
+        """Return the mean; what nobody weighs in, rows and integer counters, keeps its previous value."""
+        result: State = {}
+        for name, old in previous.items():
+            if name not in self.sums:
+                result[name] = old.clone()
+                continue
+            total = self._total(name, old)
+            mean = self.sums[name] / torch.where(total > 0, total, torch.ones_like(total))
+            result[name] = torch.where(total > 0, mean, old.double()).to(old.dtype)
+        return result
+
+    def _factor(self, name: str, weight: Weight, tensor: Tensor) -> Tensor:
+        if self.groups[name] == "head":
+            return by_row(weight.rows, tensor)
+        return torch.tensor(weight.trunk, dtype=torch.float64)
+
+    def _total(self, name: str, tensor: Tensor) -> Tensor:
+        if self.groups[name] == "head" and self.rows is not None:
+            return by_row(self.rows, tensor)
+        return torch.tensor(self.trunk, dtype=torch.float64)
 
 
-def in_canonical_order(states: Sequence[State], counts: Sequence[LabelCounts]) -> tuple[list[State], list[LabelCounts]]:
-    """Return the sites in an order that depends on what they sent alone: only equal sites tie."""
-    keys = [
-        (c.images, c.known.tobytes(), c.positive.tobytes(), fingerprint(s)) for s, c in zip(states, counts, strict=True)
-    ]
-    order = sorted(range(len(states)), key=keys.__getitem__)
-    return [states[k] for k in order], [counts[k] for k in order]
+def by_row(weights: NDArray[np.float64], tensor: Tensor) -> Tensor:
+    """Return weights (C,) in the shape that multiplies the rows of a tensor (C, …)."""
+    return torch.from_numpy(weights).view(-1, *[1] * (tensor.dim() - 1))
 
 
-def pooled_norm_stats(states: Sequence[State], groups: Mapping[str, StateGroup], weights: NDArray[np.float64]) -> State:
-    """Return the mean and variance of the mixture of sites: Var = Σ p_k (var_k + mean_k²) − mean²."""
-    p = torch.from_numpy(weights)
-    result: State = {}
-    for name in (n for n, group in groups.items() if group == "norm_stats" and n.endswith("running_mean")):
-        spread = name.replace("running_mean", "running_var")
-        means = torch.stack([s[name].double() for s in states])
-        variances = torch.stack([s[spread].double() for s in states])
-        mean = torch.tensordot(p, means, 1)
-        result[name] = mean.float()
-        result[spread] = (torch.tensordot(p, variances + means**2, 1) - mean**2).clamp(min=0).float()
-    return result
+@dataclass
+class MixtureStats:
+    """Mean and variance of the mixture of sites: Var = Σ p_k (var_k + mean_k²) − mean²."""
+
+    groups: Mapping[str, StateGroup]
+    weight: float = 0.0
+    means: State = field(default_factory=dict)
+    squares: State = field(default_factory=dict)
+
+    def add(self, state: Mapping[str, Tensor], weight: Weight) -> None:
+        """Add the normalization statistics of a site."""
+        self.weight += weight.trunk
+        for name in self._names(state):
+            mean, variance = state[name].double(), state[_spread(name)].double()
+            self.means[name] = self.means.get(name, torch.zeros(())) + weight.trunk * mean
+            self.squares[name] = self.squares.get(name, torch.zeros(())) + weight.trunk * (variance + mean**2)
+
+    def value(self) -> State:
+        """Return the statistics of the mixture."""
+        result: State = {}
+        for name, total in self.means.items():
+            mean = total / self.weight
+            result[name] = mean.float()
+            result[_spread(name)] = (self.squares[name] / self.weight - mean**2).clamp(min=0).float()
+        return result
+
+    def _names(self, state: Mapping[str, Tensor]) -> list[str]:
+        return [n for n in state if self.groups.get(n) == "norm_stats" and n.endswith("running_mean")]
+
+
+def _spread(name: str) -> str:
+    return name.replace("running_mean", "running_var")

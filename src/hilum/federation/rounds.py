@@ -3,91 +3,339 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hilum.errors import RunError
-from hilum.federation.messages import Reply, ServerState, Task, check_reply
+from hilum.errors import RunError, TrainingError
+from hilum.federation.compression.base import Compression
+from hilum.federation.messages import (
+    NEVER,
+    STATELESS,
+    LabelCounts,
+    Lost,
+    Moment,
+    Reply,
+    ServerState,
+    Task,
+    check_reply,
+)
 from hilum.federation.runtimes.base import Runtime
 from hilum.federation.strategies.base import Strategy
+from hilum.federation.topology.star import Star
+from hilum.randomness import numpy_generator
 from hilum.training.loop import smoothed_prior
 from hilum.training.state import State, load_state, save_state, write_atomically
 
 KEPT_ROUNDS = 2
-OnRound = Callable[[dict[str, Any]], None]
+AFTER_ALL_WAVES = 9999  # the wave of tasks that follow the training of a round
+BEST = "lowest/"  # weights at the lowest validation loss so far, with early stopping
+Record = dict[str, Any]
+OnRound = Callable[[Record], None]
 
 
 @dataclass(frozen=True)
 class RoundsPlan:
-    """Number of rounds, and after how many of them the validation loss is measured."""
+    """How the rounds go.
+
+    ``validate_every``: rounds between two measurements of the validation loss. ``patience``: measurements without a
+    lower mean over the sites after which training stops and the best weights are taken; None trains all rounds.
+    ``participation``: share of the sites that train in a round, drawn with ``seed``. ``quorum``: share of the
+    asked sites whose replies a round needs.
+    """
 
     rounds: int
     validate_every: int = 5
+    patience: int | None = None
+    participation: float = 1.0
+    quorum: float = 1.0
+    seed: int = 0
+
+    def participants(self, round_: int, sites: list[str]) -> list[str]:
+        """Return the sites that train in a round: max(⌈share · K⌉, 1) of them, sorted."""
+        count = max(1, math.ceil(self.participation * len(sites) - 1e-9))
+        if count == len(sites):
+            return sites
+        drawn = numpy_generator(self.seed, round_, "participants").choice(len(sites), count, replace=False)
+        return [sites[k] for k in sorted(drawn)]
 
 
-def run_rounds(
-    strategy: Strategy, runtime: Runtime, initial: State, plan: RoundsPlan, directory: Path, on_round: OnRound
-) -> ServerState:
-    """Run or resume all rounds; return the final server state. ``runtime`` holds the final site states.
+@dataclass
+class Traffic:
+    """What passed in a round: losses, updates, bytes, visits and what was lost."""
 
-    ``directory`` receives ``round_0001/`` … each with ``server.safetensors``, ``site_<name>.safetensors`` and
-    ``state.json``; the last two are kept. ``on_round`` gets one record a round, before its checkpoint;
-    its ``updates`` are those of the site that has made the most.
-    """
-    counts = runtime.label_counts()
-    prior = smoothed_prior(
+    losses: dict[str, float] = field(default_factory=dict)
+    updates: dict[str, int] = field(default_factory=dict)
+    bytes_down: int = 0
+    bytes_up: int = 0
+    lost: dict[str, str] = field(default_factory=dict)
+    visits: list[Record] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
+    taken: dict[str, Moment] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A strategy over a topology on a runtime; its round loop."""
+
+    strategy: Strategy
+    topology: Star
+    compression: Compression
+    runtime: Runtime
+    plan: RoundsPlan
+
+    def run(self, initial: State, directory: Path, on_round: OnRound) -> ServerState:
+        """Run or resume all rounds; return the final server state. The sites hold what they keep.
+
+        ``directory`` receives ``round_0001/`` … each with ``server.safetensors``, ``extra.safetensors`` where the
+        strategy has tensors of its own, and ``state.json``; the last two are kept. ``on_round`` gets one record a
+        round, before its checkpoint; its ``updates`` are those of the site that has made the most. Raises
+        ``TrainingError`` where fewer sites than the quorum answer.
+        """
+        saved = latest_checkpoint(directory)
+        server, progress = saved or (ServerState(0, initial), Progress())
+        while server.round < self.plan.rounds and not progress.stopped(self.plan):
+            started = time.perf_counter()
+            traffic = Traffic()
+            server = self._round(server, traffic)
+            progress = progress.after(traffic)
+            due = server.round % self.plan.validate_every == 0 or server.round == self.plan.rounds
+            validation = self._validate(server, traffic) if due else None
+            if validation is not None:
+                progress, server = progress.validated(self.plan, validation, server)
+            on_round(_record(server, traffic, progress, validation, time.perf_counter() - started))
+            save_checkpoint(directory, server, progress)
+        if self.plan.patience is not None:
+            server = _best(server)
+        return self._close(server)
+
+    def _round(self, server: ServerState, traffic: Traffic) -> ServerState:
+        """Train one round, wave by wave."""
+        round_ = server.round + 1
+        server = self._with_counts(server, self.runtime.sites(round_), traffic)
+        present = [site for site in self.runtime.sites(round_) if site in server.counts]
+        if not present:
+            raise TrainingError(
+                f"Expected at least one site in round {round_}; none is there. {_reasons(traffic)}Start the sites and "
+                "go on with --resume, or change federation.presence."
+            )
+        sites, wave = self.plan.participants(round_, present), 0
+        while visits := self._wave(server, round_, wave, sites):
+            last = not self._wave(server, round_, wave + 1, sites)
+            prior = _prior({site: server.counts[site] for site in present})
+            tasks = {
+                site: Task(
+                    "train",
+                    round_,
+                    self.topology.state_for(site, server),
+                    prior,
+                    wave,
+                    visit,
+                    self.strategy.extra_for(site, server),
+                    server.taken.get(site, NEVER),
+                    server.lowest.get(site, NEVER),
+                )
+                for site, visit in visits.items()
+            }
+            asked = {site: server.counts[site] for site in tasks}
+            server = self.topology.at_server(self.strategy, server, self._exchange(tasks, traffic), asked, last)
+            server = replace(server, taken={**server.taken, **traffic.taken})
+            if self.plan.quorum >= 1:
+                self._require(len(traffic.losses), len(traffic.asked), round_, traffic)
+            if len(visits) < len(present) and self._due(round_):
+                here = self._validate(replace(server, round=round_), traffic, wave + 1)
+                traffic.visits.append({"sites": sorted(visits), "validation_loss": here})
+            wave += 1
+        self._require(len(traffic.losses), len(traffic.asked), round_, traffic)
+        return replace(server, round=round_)
+
+    def _wave(self, server: ServerState, round_: int, wave: int, sites: list[str]) -> Mapping[str, int]:
+        return self.topology.next_wave(self.strategy, server, round_, self.plan.rounds, wave, sites)
+
+    def _due(self, round_: int) -> bool:
+        return round_ % self.plan.validate_every == 0 or round_ == self.plan.rounds
+
+    def _exchange(self, tasks: Mapping[str, Task], traffic: Traffic) -> Iterator[Reply]:
+        """Yield the replies of the sites, checked and decoded, and note what is lost."""
+        traffic.bytes_down += sum(size(task.state) + size(task.extra) for task in tasks.values())
+        traffic.asked |= {site for site, task in tasks.items() if task.kind == "train"}
+        for reply in self.runtime.exchange(tasks):
+            if isinstance(reply, Lost):
+                if self.plan.quorum >= 1 and reply.error is not None:
+                    raise reply.error
+                traffic.lost[reply.site] = reply.reason
+                continue
+            task = tasks[reply.site]
+            traffic.bytes_up += size(reply.state) + size(reply.extra)
+            try:
+                if task.kind == "train":
+                    reply = self._decoded(reply, task)
+                check_reply(reply, task)
+            except TrainingError as error:
+                if self.plan.quorum >= 1:
+                    raise
+                traffic.lost[reply.site] = str(error)
+                continue
+            if task.kind not in STATELESS:
+                traffic.taken[reply.site] = (task.round, task.wave)
+            if task.kind == "train":
+                traffic.losses[reply.site] = reply.loss
+                traffic.updates[reply.site] = traffic.updates.get(reply.site, 0) + reply.updates
+            yield reply
+
+    def _decoded(self, reply: Reply, task: Task) -> Reply:
+        try:
+            return replace(reply, state=self.compression.decode(reply.state, task.state))
+        except TrainingError as error:
+            raise TrainingError(f"Expected a compressed update from '{reply.site}'; {error}") from None
+
+    def _require(self, answered: int, asked: int, round_: int, traffic: Traffic) -> None:
+        """Refuse less than the quorum."""
+        if answered < math.ceil(self.plan.quorum * asked - 1e-9):
+            raise TrainingError(
+                f"Expected replies from {self.plan.quorum:.0%} of {asked} sites in round {round_}; {answered} "
+                f"answered. {_reasons(traffic)}Mend those sites and go on with --resume, or lower federation.quorum."
+            )
+
+    def _with_counts(self, server: ServerState, sites: list[str], traffic: Traffic) -> ServerState:
+        """Ask the sites that were never there before what they tell of their labels."""
+        new = {site: Task("count", server.round) for site in sites if site not in server.counts}
+        told = {reply.site: reply.counts for reply in self._exchange(new, traffic)} if new else {}
+        if self.plan.quorum >= 1:
+            self._require(len(told), len(new), server.round + 1, traffic)
+        return self.strategy.join(server, told) if told else server
+
+    def _validate(self, server: ServerState, traffic: Traffic, wave: int = AFTER_ALL_WAVES) -> dict[str, float]:
+        """Return the validation loss of each source at each site."""
+        losses: dict[str, float] = {}
+        answered = 0
+        tasks = {
+            site: Task(
+                "validate",
+                server.round,
+                self.topology.model_for(site, server),
+                wave=wave,
+                taken=server.taken.get(site, NEVER),
+            )
+            for site in self.runtime.sites(server.round)
+            if site in server.counts
+        }
+        for reply in self._exchange(tasks, traffic):
+            losses |= reply.validation
+            answered += 1
+        self._require(answered, len(tasks), server.round, traffic)
+        return losses
+
+    def _close(self, server: ServerState) -> ServerState:
+        """Give the sites the tasks that follow the last round."""
+        sites = [site for site in self.runtime.sites(server.round) if site in server.counts]
+        for k, kind in enumerate(self.strategy.closing(len(sites))):
+            task = Task(kind, server.round, server.state, _prior(server.counts), AFTER_ALL_WAVES + k)
+            tasks = {site: replace(task, taken=server.taken.get(site, NEVER)) for site in sites}
+            traffic = Traffic()
+            server = self.strategy.close_at_server(kind, server, self._exchange(tasks, traffic))
+            self._require(len(traffic.taken), len(tasks), server.round, traffic)
+            server = replace(server, taken={**server.taken, **traffic.taken})
+        return server
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop knows beside the server's state: updates so far, the lowest validation loss and its age."""
+
+    updates: int = 0
+    lowest: float = math.inf
+    age: int = 0
+
+    def stopped(self, plan: RoundsPlan) -> bool:
+        """Tell whether the validation loss has not fallen for ``patience`` measurements."""
+        return plan.patience is not None and self.age >= plan.patience
+
+    def after(self, traffic: Traffic) -> Progress:
+        """Return the progress after a round."""
+        return replace(self, updates=self.updates + max(traffic.updates.values(), default=0))
+
+    def validated(
+        self, plan: RoundsPlan, losses: Mapping[str, float], server: ServerState
+    ) -> tuple[Progress, ServerState]:
+        """Return the progress after a measurement, and the server's state with the best weights so far."""
+        if plan.patience is None or not losses:
+            return self, server
+        mean = float(np.mean(list(losses.values())))
+        if not mean < self.lowest:
+            return replace(self, age=self.age + 1), server
+        best = {BEST + name: tensor for name, tensor in server.state.items()}
+        return replace(self, lowest=mean, age=0), replace(server, extra=server.extra | best, lowest=server.taken)
+
+
+def _best(server: ServerState) -> ServerState:
+    """Return the server's state with the weights at the lowest validation loss, and what the sites kept then."""
+    best = {n.removeprefix(BEST): t for n, t in server.extra.items() if n.startswith(BEST)}
+    rest = {n: t for n, t in server.extra.items() if not n.startswith(BEST)}
+    return replace(server, state=best, extra=rest, taken=server.lowest) if best else server
+
+
+def _reasons(traffic: Traffic) -> str:
+    return "".join(f"{site}: {reason} " for site, reason in sorted(traffic.lost.items()))
+
+
+def _prior(counts: Mapping[str, LabelCounts]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return smoothed_prior(
         np.sum([c.positive for c in counts.values()], 0), np.sum([c.known for c in counts.values()], 0)
     )
-    server = latest_checkpoint(directory, runtime) or ServerState(0, initial)
-    while server.round < plan.rounds:
-        started = time.perf_counter()
-        task = Task("train", server.round + 1, server.state, prior)
-        replies = _exchange(runtime, task)
-        server = strategy.at_server(server, replies)
-        seconds = time.perf_counter() - started
-        due = server.round % plan.validate_every == 0 or server.round == plan.rounds
-        on_round(
-            {
-                "round": server.round,
-                "updates": max(reply.updates for reply in replies) * server.round,
-                "seconds": round(seconds, 3),
-                "train_loss": {reply.site: reply.loss for reply in replies},
-                "validation_loss": runtime.validate(server.state) if due else None,
-            }
-        )
-        save_checkpoint(directory, server, runtime)
-    for kind in strategy.closing(len(runtime.sites())):
-        task = Task(kind, server.round, server.state, prior)
-        server = strategy.close_at_server(kind, server, _exchange(runtime, task))
-    return server
 
 
-def _exchange(runtime: Runtime, task: Task) -> list[Reply]:
-    """Give every site the task; return the replies, none of which is refused."""
-    replies = runtime.exchange({name: task for name in runtime.sites()})
-    for reply in replies:
-        check_reply(reply, task)
-    return replies
+def _record(
+    server: ServerState, traffic: Traffic, progress: Progress, validation: dict[str, float] | None, seconds: float
+) -> Record:
+    record: Record = {
+        "round": server.round,
+        "updates": progress.updates,
+        "seconds": round(seconds, 3),
+        "train_loss": traffic.losses,
+        "validation_loss": validation,
+        "bytes_down": traffic.bytes_down,
+        "bytes_up": traffic.bytes_up,
+    }
+    if traffic.visits:
+        record["visits"] = traffic.visits
+    if traffic.lost:
+        record["lost"] = traffic.lost
+    return record
 
 
-def save_checkpoint(directory: Path, server: ServerState, runtime: Runtime) -> None:
+def size(state: State) -> int:
+    """Return the bytes of a state's tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
+
+def save_checkpoint(directory: Path, server: ServerState, progress: Progress) -> None:
     """Write the round's checkpoint, whole or not at all, and remove all but the last two."""
     final = directory / f"round_{server.round:04d}"
     temporary = directory / f".round_{server.round:04d}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     save_state(temporary / "server.safetensors", server.state)
-    for name, state in runtime.site_states.items():
-        if state:
-            save_state(temporary / f"site_{name}.safetensors", state)
     if server.extra:
         save_state(temporary / "extra.safetensors", server.extra)
-    write_atomically(temporary / "state.json", json.dumps({"round": server.round}).encode())
+    facts = {
+        "round": server.round,
+        "updates": progress.updates,
+        "lowest": progress.lowest if math.isfinite(progress.lowest) else None,
+        "age": progress.age,
+        "counts": {
+            site: {"images": c.images, "known": c.known.tolist(), "positive": c.positive.tolist()}
+            for site, c in server.counts.items()
+        },
+        "taken": server.taken,
+        "lowest_taken": server.lowest,
+    }
+    write_atomically(temporary / "state.json", json.dumps(facts).encode())
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     for old in completed_rounds(directory)[:-KEPT_ROUNDS]:
@@ -102,24 +350,41 @@ def completed_rounds(directory: Path) -> list[Path]:
 def last_round(directory: Path) -> int:
     """Return the number of the last checkpoint of a directory, 0 when there is none; raises ``RunError``."""
     rounds = completed_rounds(directory)
+    return int(_facts(rounds[-1])["round"]) if rounds else 0
+
+
+def latest_checkpoint(directory: Path) -> tuple[ServerState, Progress] | None:
+    """Load the last checkpoint; None when there is none. Raises ``RunError``."""
+    rounds = completed_rounds(directory)
     if not rounds:
-        return 0
+        return None
+    facts, extra = _facts(rounds[-1]), rounds[-1] / "extra.safetensors"
+    counts = {
+        site: LabelCounts(c["images"], np.array(c["known"], np.int64), np.array(c["positive"], np.int64))
+        for site, c in facts["counts"].items()
+    }
+    server = ServerState(
+        facts["round"],
+        load_state(rounds[-1] / "server.safetensors"),
+        load_state(extra) if extra.is_file() else {},
+        counts,
+        _moments(facts["taken"]),
+        _moments(facts["lowest_taken"]),
+    )
+    lowest = math.inf if facts["lowest"] is None else facts["lowest"]
+    return server, Progress(facts["updates"], lowest, facts["age"])
+
+
+def _moments(facts: Mapping[str, list[int]]) -> dict[str, Moment]:
+    return {site: (round_, wave) for site, (round_, wave) in facts.items()}
+
+
+def _facts(checkpoint: Path) -> Record:
     try:
-        return int(json.loads((rounds[-1] / "state.json").read_text())["round"])
+        facts = json.loads((checkpoint / "state.json").read_text())
+        int(facts["round"])
+        return dict(facts)
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"Expected a round number in {rounds[-1] / 'state.json'}; remove the folder {rounds[-1]}."
+            f"Expected a round number in {checkpoint / 'state.json'}; remove the folder {checkpoint}."
         ) from error
-
-
-def latest_checkpoint(directory: Path, runtime: Runtime) -> ServerState | None:
-    """Load the last checkpoint and give the sites their states back; None when there is none."""
-    number = last_round(directory)
-    if number == 0:
-        return None
-    last = completed_rounds(directory)[-1]
-    extra = last / "extra.safetensors"
-    for name in runtime.sites():
-        kept = last / f"site_{name}.safetensors"
-        runtime.site_states[name] = load_state(kept) if kept.is_file() else {}
-    return ServerState(number, load_state(last / "server.safetensors"), load_state(extra) if extra.is_file() else {})

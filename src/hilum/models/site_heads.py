@@ -84,19 +84,20 @@ class SiteHeads(nn.Module):
     def forward(self, features: Tensor, head: nn.Module, pooling: Pooling) -> tuple[Tensor, Tensor]:
         """Return logits (B, C) and maps (B, C, h, w) of features (B, D, h, w)."""
         shares = self.shares(features)
-        probabilities, maps = torch.zeros(()), torch.zeros(())
+        probabilities, maps = features.new_zeros(()), features.new_zeros(())
         for k, rows in enumerate(self.rows):
-            cells = functional_call(head, _part(rows, "head."), (features,))
-            logits, heat = functional_call(pooling, _part(rows, "pooling."), (cells, features))
+            placed = {name: tensor.to(features.device) for name, tensor in rows.items()}
+            cells = functional_call(head, _part(placed, "head."), (features,))
+            logits, heat = functional_call(pooling, _part(placed, "pooling."), (cells, features))
             probabilities = probabilities + shares[:, k] * logits.sigmoid()
             maps = maps + shares[:, k, :, None, None] * heat
         return torch.logit(probabilities, eps=1e-6), maps
 
     def shares(self, features: Tensor) -> Tensor:
         """Return P(k | x) among the hospitals that speak of finding c: (B, K, C)."""
-        weight, bias = self.gate
+        weight, bias = (tensor.to(features.device) for tensor in self.gate)
         scores = features.mean((2, 3)) @ weight.T + bias
-        return torch.where(self.speaks, scores[:, :, None], -torch.inf).softmax(1)
+        return torch.where(self.speaks.to(features.device), scores[:, :, None], -torch.inf).softmax(1)
 
 
 def _part(rows: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from hilum.allocator import keep_freed_memory
 from hilum.errors import RunError, StudyError
-from hilum.federation.rounds import RoundsPlan, last_round, run_rounds
-from hilum.federation.runtimes.in_process import InProcess
-from hilum.federation.strategies import STRATEGIES
-from hilum.images.augmentation import Augmentation
+from hilum.federation.memory import SiteMemory
+from hilum.federation.messages import NEVER, ServerState
+from hilum.federation.rounds import Federation, last_round
+from hilum.federation.runtimes.base import Runtime
+from hilum.federation.runtimes.in_process import InProcess, Presence
+from hilum.federation.runtimes.processes import Processes
+from hilum.federation.strategies.fedavg import HEADS_OF
+from hilum.federation.worker import Worker
 from hilum.models.classifier import LocalizingClassifier, build_model
 from hilum.models.site_heads import SiteHeads
 from hilum.randomness import derive_seed
-from hilum.sites.examples import Examples
 from hilum.sites.site import Site
 from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.federations import (
+    build_compression,
+    build_strategy,
+    build_topology,
+    build_worker,
+    federation_spec,
+    rounds_plan,
+)
+from hilum.study.hospitals import cache_of, load_sites, training_sites
+from hilum.study.shared import load_shared, shared_of_sites
 from hilum.study.spec import Study
-from hilum.training.loop import LocalTrainer, TrainingPlan
-from hilum.training.optimizers import OptimizerPlan
+from hilum.training.loop import autocast
 from hilum.training.state import State, copy_state, load_facts, load_state, save_state
 
 WEIGHTS = "model.safetensors"
@@ -61,45 +77,104 @@ def train_model(
     run: RunDirectory,
     precision: str,
     advance: Callable[[], None],
+    shared: Mapping[str, Site] | None = None,
 ) -> None:
     """Train one model, from its last checkpoint if there is one, and write its final weights.
 
-    'local' is a federation of one site and 'pooled' one participant that holds everybody's images.
+    'local' is a federation of one site and 'pooled' one participant that holds everybody's images. ``shared``: the
+    set that the sites of an arm mix with their own images, by arm.
     """
     if (run.model(key) / WEIGHTS).is_file():
         return
-    model = new_model(study, key.seed)
-    initial = copy_state(model)
-    options = study.federation.model_dump(exclude={"strategy"})
-    strategy = STRATEGIES.load(study.federation.strategy)(model.state_groups(), **options)
-    trainers = [
-        LocalTrainer(
-            name,
-            model,
-            Examples.of(group, "train"),
-            Examples.of(group, "val"),
-            training_plan(study, len(group), precision),
-            key.seed,
-        )
-        for name, group in participants(key, sites).items()
-    ]
-    runtime = InProcess(strategy, trainers)
-
+    model = new_model(study, key.seed).to(run_device(run))
+    initial, groups, spec = copy_state(model), model.state_groups(), federation_spec(study, key.arm)
+    names = sorted(participants(key, sites))
+    strategy, topology = build_strategy(spec, groups), build_topology(spec, names)
+    compression, plan = build_compression(spec, groups), rounds_plan(study, spec, key.seed)
     run.forget_rounds(key, last_round(run.rounds(key)))
 
     def on_round(record: dict[str, Any]) -> None:
         run.log_round(key, record)
         advance()
 
-    plan = RoundsPlan(study.training.rounds, study.training.validate_every)
-    server = run_rounds(strategy, runtime, initial, plan, run.rounds(key), on_round)
-    for name, state in runtime.site_states.items():
+    with open_runtime(study, key, sites, model, run, precision, shared or {}) as runtime:
+        federation = Federation(strategy, topology, compression, runtime, plan)
+        server = federation.run(initial, run.rounds(key), on_round)
+    for name in names:
+        state = strategy.own_of_model(SiteMemory(memory_of(run, key, name)).at(server.taken.get(name, NEVER)))
         if state:
             save_state(run.model(key) / f"site_{name}.safetensors", state)
-    if server.extra:
-        save_state(run.model(key) / SITE_HEADS, server.extra)
-    beside = sorted(path.name for path in run.model(key).glob("*.safetensors"))
-    save_state(run.model(key) / WEIGHTS, server.state, {"model": key.path.as_posix(), "beside": beside})
+    write_model(run.model(key), key, server)
+
+
+def open_runtime(
+    study: Study,
+    key: ModelKey,
+    sites: Sequence[Site],
+    model: LocalizingClassifier,
+    run: RunDirectory,
+    precision: str,
+    shared: Mapping[str, Site],
+) -> AbstractContextManager[Runtime]:
+    """Return the runtime of a model's training: this process, or as many as the study asks for."""
+    spec, names = federation_spec(study, key.arm), sorted(participants(key, sites))
+    presence = {name: Presence(p.first, p.last) for name, p in spec.presence.items()}
+    if min(spec.processes, len(names)) == 1:
+        return nullcontext(InProcess(workers_of(study, key, sites, model, run, precision, shared), presence))
+    crew = Crew(study, key, run, precision, torch.get_num_threads())
+    return Processes(crew, names, spec.processes, presence)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Makes the workers of a model anew in another process, from the study, with as many threads as here."""
+
+    study: Study
+    key: ModelKey
+    run: RunDirectory
+    precision: str
+    threads: int
+
+    def __call__(self) -> list[Worker]:
+        """Return the workers."""
+        torch.set_num_threads(self.threads)
+        keep_freed_memory()
+        cache = cache_of(self.study)
+        sites = load_sites(self.study, cache)
+        shared = load_shared(self.study, sites, cache, [self.key.arm])
+        model = new_model(self.study, self.key.seed).to(run_device(self.run))
+        return workers_of(self.study, self.key, training_sites(sites), model, self.run, self.precision, shared)
+
+
+def workers_of(
+    study: Study,
+    key: ModelKey,
+    sites: Sequence[Site],
+    model: LocalizingClassifier,
+    run: RunDirectory,
+    precision: str,
+    shared: Mapping[str, Site],
+) -> list[Worker]:
+    """Return the participants of a model at work; they share ``model`` as scratch space."""
+    beside = shared_of_sites(study, key.arm, key.seed, sites, shared)
+    return [
+        build_worker(study, key, name, group, model, precision, memory_of(run, key, name), beside.get(name))
+        for name, group in participants(key, sites).items()
+    ]
+
+
+def memory_of(run: RunDirectory, key: ModelKey, name: str) -> Path:
+    """Return the folder in which a participant keeps what it remembers."""
+    return run.rounds(key) / f"site_{name}"
+
+
+def write_model(folder: Path, key: ModelKey, server: ServerState) -> None:
+    """Write the final weights of a model, and beside them the heads of the sites where they have their own."""
+    heads = {n.removeprefix(HEADS_OF): t for n, t in server.extra.items() if n.startswith(HEADS_OF)}
+    if heads:
+        save_state(folder / SITE_HEADS, heads)
+    beside = sorted(path.name for path in folder.glob("*.safetensors"))
+    save_state(folder / WEIGHTS, server.state, {"model": key.path.as_posix(), "beside": beside})
 
 
 def participants(key: ModelKey, sites: Sequence[Site]) -> dict[str, list[Site]]:
@@ -109,24 +184,6 @@ def participants(key: ModelKey, sites: Sequence[Site]) -> dict[str, list[Site]]:
     if key.arm == "pooled":
         return {"pooled": list(sites)}
     return {site.name: [site] for site in sites}
-
-
-def training_plan(study: Study, group: int, precision: str) -> TrainingPlan:
-    """Return the plan of a participant that holds the images of ``group`` sites: as many updates as they all."""
-    spec = study.training
-    return TrainingPlan(
-        rounds=spec.rounds,
-        updates=spec.updates * group if spec.updates else None,
-        batch=spec.batch,
-        optimizer=OptimizerPlan(**spec.optimizer.model_dump()),
-        augmentation=Augmentation(spec.augmentation.strength, spec.augmentation.flip),
-        loss=spec.loss,
-        prior_correction=spec.prior_correction,
-        precision=precision,
-        freeze_norm=study.federation.normalization == "frozen",
-        tau=study.federation.tau,
-        weighting=study.federation.weighting,
-    )
 
 
 def load_model(study: Study, run: RunDirectory, key: ModelKey, site: str | None = None) -> LocalizingClassifier:
@@ -158,21 +215,42 @@ def trained_findings(key: ModelKey, sites: Sequence[Site]) -> np.ndarray[Any, np
     return np.array((~np.isnan(np.concatenate(targets))).any(0))
 
 
+def choose_device(study: Study) -> torch.device:
+    """Return where the study computes: 'auto' takes a GPU where there is one. Raises ``StudyError``."""
+    wanted = study.training.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise StudyError("Expected a GPU for training.device 'cuda'; torch finds none. Use 'auto' or 'cpu'.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def run_device(run: RunDirectory) -> torch.device:
+    """Return where a run was begun; raises ``RunError`` where it is no longer."""
+    device = torch.device(str(run.fact("machine", "device")))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RunError(
+            f"Expected a GPU, on which {run.root} was begun; torch finds none. Go on where there is one, or start the "
+            "run again with another --out."
+        )
+    return device
+
+
 def choose_precision(study: Study) -> str:
     """Return the study's precision; 'auto' times one update each way and takes the faster."""
     if study.training.precision != "auto":
         return study.training.precision
-    model = new_model(study, study.seeds[0]).train()
-    images = torch.rand(study.training.batch, 1, study.images.size, study.images.size)
+    device = choose_device(study)
+    model = new_model(study, study.seeds[0]).to(device).train()
+    images = torch.rand(study.training.batch, 1, study.images.size, study.images.size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
 
     def seconds(enabled: bool) -> float:
         times = []
         for _ in range(3):
             started = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            with autocast(device, "bfloat16" if enabled else "float32"):
                 logits = model(images).logits
             logits.float().sum().backward()
+            float(next(model.head.parameters()).sum())
             times.append(time.perf_counter() - started)
         return min(times)
 

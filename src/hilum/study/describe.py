@@ -20,7 +20,7 @@ from hilum.databases.manifest import ABSENT
 from hilum.findings.policy import turned
 from hilum.sites.site import Site
 from hilum.sites.splits import SPLITS
-from hilum.study.arms import new_model
+from hilum.study.arms import choose_device, new_model
 from hilum.study.spec import Study
 
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "pillow", "safetensors", "scikit-learn")
@@ -38,7 +38,7 @@ def describe_run(study: Study, sites: Sequence[Site], precision: str, started: s
         "started": started,
         "finished": None,
         "packages": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": "cpu"},
+        "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": choose_device(study).type},
         "precision": precision,
         "data": "mixed" if len(synthetic) > 1 else "phantom" if synthetic == {True} else "real",
         "seeds": study.seeds,

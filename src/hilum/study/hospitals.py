@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from hilum.databases.manifest import Manifest
-from hilum.errors import StudyError
+from hilum.errors import DataError, StudyError
 from hilum.images.cache import CacheSpec
 from hilum.sites.overlap import resolve_overlap
 from hilum.sites.partitioners import PARTITIONERS
 from hilum.sites.site import Site, SitePlan, SplitPlan, keep_images, load_site, read_manifest
 from hilum.study.spec import SiteSpec, Study
 
+DEFAULT_CACHE = Path.home() / ".cache" / "hilum"
+
+
+def cache_of(study: Study) -> Path:
+    """Return the folder of the pixels."""
+    return study.images.cache or DEFAULT_CACHE
+
 
 def load_sites(study: Study, cache: Path) -> list[Site]:
     """Load every site of a study, in its order; raises ``StudyError``, ``DataError`` and ``ImageError``."""
-    images = CacheSpec(study.images.size, study.images.low, study.images.high)
-    split = SplitPlan(study.split.seed, study.split.val, study.split.test)
-    sites = []
-    for name, spec in study.sites.items():
-        for plan, manifest, removed in _parts(spec, plan_of(study, name, spec), study.split.seed):
-            sites.append(load_site(plan, manifest, removed, study.findings, images, cache, split, study.images.workers))
+    sites = [
+        _load(study, cache, *part)
+        for name, spec in study.sites.items()
+        for part in _parts(spec, plan_of(study, name, spec), study.split.seed)
+    ]
     sites = resolve_overlap(sites, study.overlap.action, study.overlap.near)
     _require_both_classes(study.findings, training_sites(sites))
     return sites
+
+
+def load_own_site(study: Study, name: str, cache: Path) -> Site:
+    """Load one site as a hospital does that sees no other; raises as ``load_sites`` does, and for files elsewhere."""
+    for among, spec in study.sites.items():
+        for plan, manifest, removed in _parts(spec, plan_of(study, among, spec), study.split.seed):
+            if plan.name == name:
+                _require_inside(plan, manifest)
+                return _load(study, cache, plan, manifest, removed)
+    raise StudyError(f"Expected '{name}' among the sites of the study; found {', '.join(study.sites)}.")
+
+
+def _load(study: Study, cache: Path, plan: SitePlan, manifest: Manifest, removed: Mapping[str, int]) -> Site:
+    images = CacheSpec(study.images.size, study.images.low, study.images.high)
+    split = SplitPlan(study.split.seed, study.split.val, study.split.test)
+    return load_site(plan, manifest, removed, study.findings, images, cache, split, study.images.workers)
+
+
+def _require_inside(plan: SitePlan, manifest: Manifest) -> None:
+    root = plan.root.resolve()
+    outside = sum(not path.resolve().is_relative_to(root) for path in manifest.paths())
+    if outside:
+        raise DataError(
+            f"Site '{plan.name}': expected every image under {root}; found {outside} elsewhere. Move them there."
+        )
 
 
 def plan_of(study: Study, name: str, spec: SiteSpec) -> SitePlan:

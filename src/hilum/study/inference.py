@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from hilum.allocator import keep_freed_memory
+from hilum.databases.dicom_elements import DICOM_HEAD, PREAMBLE
 from hilum.errors import DataError, ImageError, RunError, StudyError
 from hilum.images.cache import LeftOut
-from hilum.images.decode import decode, read_bytes
+from hilum.images.decode import decode, detect_format, read_bytes
+from hilum.images.dicom import read_dicom, turn
 from hilum.images.intensity import normalize
 from hilum.images.letterbox import letterbox
 from hilum.localization.maps import maps_on_images
@@ -32,22 +34,27 @@ from hilum.training.inference import infer
 from hilum.training.state import write_atomically
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+DICOM, DICOMDIR, LATERAL = ".dcm", "DICOMDIR", "lateral view"
 BATCH = 32
 MAP_SIDE = 256
 
 
 @dataclass(frozen=True)
 class Radiograph:
-    """One image ready for the network: its square, the part of it that the image covers, its height and width."""
+    """One image ready for the network: its square, the part of it that the image covers, its height and width.
+
+    ``turned``: what was undone before, of ``hilum.images.dicom.Radiograph``.
+    """
 
     square: NDArray[np.uint8]
     frame: tuple[float, float, float, float]
     shape: tuple[int, int]
+    turned: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """How many images were predicted, and which could not be read."""
+    """How many images were predicted, and which were not: they could not be read, or are lateral views."""
 
     images: int
     left_out: tuple[LeftOut, ...]
@@ -66,9 +73,10 @@ def predict_paths(
 
     With several seeds, probabilities and maps are the mean over their models. A finding that they saw no
     label of has a blank column and no map. Maps are [h, w] float16 in [0, 1], longest side ``MAP_SIDE``, and
-    cover the whole image. An image's map has its stem; of several images of one stem the first keeps it and the
-    others get '<stem>-2', '<stem>-3', … that are nobody's stem. Raises ``RunError``, ``StudyError``,
-    ``DataError`` and ``ImageError``.
+    cover the whole image as its file stores it, also where it was turned for the models. A lateral view is
+    always left out, an unreadable image with ``on_error`` 'leave_out'. An image's map has its stem; of several
+    images of one stem the first keeps it and the others get '<stem>-2', '<stem>-3', … that are nobody's stem.
+    Raises ``RunError``, ``StudyError``, ``DataError`` and ``ImageError``.
     """
     run = RunDirectory(run_root)
     study = load_run_study(run)
@@ -87,8 +95,9 @@ def predict_paths(
                 radiographs[file] = outcome
             else:
                 left_out.append(LeftOut(row, file, outcome))
-    if left_out and (on_error == "refuse" or not radiographs):
-        raise ImageError(_refusal(left_out, len(files)))
+    unreadable = [one for one in left_out if one.kind != LATERAL]
+    if (unreadable and on_error == "refuse") or not radiographs:
+        raise ImageError(_refusal(unreadable if radiographs else left_out, len(files)))
     rows, names = [], _map_names(list(radiographs))
     with progress("predicting", len(radiographs)) as advance:
         files = list(radiographs)
@@ -101,8 +110,10 @@ def predict_paths(
             advance(len(part))
     table = pd.DataFrame(rows, columns=["image", *study.findings])
     index = pd.DataFrame([(f, f"{names[f]}.npz") for f in files], columns=["image", "map"])
-    write_atomically(out / "maps" / "index.csv", index.to_csv(index=False).encode())
-    write_atomically(out / "predictions.csv", table.to_csv(index=False, float_format="%.6g").encode())
+    write_atomically(out / "maps" / "index.csv", index.to_csv(index=False).encode("utf-8", "surrogateescape"))
+    write_atomically(
+        out / "predictions.csv", table.to_csv(index=False, float_format="%.6g").encode("utf-8", "surrogateescape")
+    )
     return Predicted(len(rows), tuple(left_out))
 
 
@@ -150,20 +161,33 @@ def taught_findings(study: Study, run: RunDirectory, keys: Sequence[ModelKey]) -
 
 
 def image_files(paths: Sequence[str | Path]) -> list[str]:
-    """Return the given files as given, and the PNG and JPEG files under the given folders, in order."""
+    """Return the given files as given, and the PNG, JPEG and DICOM files under the given folders, in order.
+
+    There, DICOM is also known by its preamble, for archives write names without a suffix.
+    """
     files: list[str] = []
     for given in map(str, paths):
         path = Path(given)
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            found = sorted(p for p in path.rglob("*") if p.is_file() and _is_image(p))
             if not found:
-                raise DataError(f"Expected PNG, JPEG or DICOM (.dcm) files in the folder {given}; found none.")
+                raise DataError(f"Expected PNG, JPEG or DICOM files in the folder {given}; found none.")
             files += [os.path.join(given, p.relative_to(path)) for p in found]  # noqa: PTH118 (as given)
         elif path.is_file():
             files.append(given)
         else:
             raise DataError(f"Expected an image or a folder at {given}; there is none.")
     return list(dict.fromkeys(files))
+
+
+def _is_image(path: Path) -> bool:
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return path.name != DICOMDIR and file.read(DICOM_HEAD)[PREAMBLE:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _refusal(left_out: Sequence[LeftOut], total: int) -> str:
@@ -175,12 +199,21 @@ def _refusal(left_out: Sequence[LeftOut], total: int) -> str:
 
 def _read(study: Study, path: str) -> Radiograph | str:
     try:
-        image = normalize(decode(read_bytes(Path(path))), study.images.low, study.images.high)
+        pixels, turned = _frontal(read_bytes(Path(path)))
+        image = normalize(pixels, study.images.low, study.images.high)
     except ImageError as error:
         return str(error)
     square, frame = letterbox(image, study.images.size)
     height, width = image.shape
-    return Radiograph(square, (frame[0], frame[1], frame[2], frame[3]), (height, width))
+    return Radiograph(square, (frame[0], frame[1], frame[2], frame[3]), (height, width), turned)
+
+
+def _frontal(data: bytes) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Return the pixels of an image and what was undone to display them; raises ``ImageError`` for a lateral view."""
+    if detect_format(data) != DICOM:
+        return decode(data), ()
+    film = read_dicom(data)
+    return film.pixels, film.turned
 
 
 def _infer(
@@ -198,7 +231,8 @@ def _write_map(
     scale = min(1.0, MAP_SIDE / max(radiograph.shape))
     grid = (max(1, round(radiograph.shape[0] * scale)), max(1, round(radiograph.shape[1] * scale)))
     frame = np.array([radiograph.frame], np.float32)
-    maps = maps_on_images(cells[None], frame, grid, study.evaluation.smoothing)[0]
+    upright = maps_on_images(cells[None], frame, grid, study.evaluation.smoothing)[0]
+    maps = turn(upright, reversed(radiograph.turned))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{finding: maps[k].astype(np.float16) for finding, k in findings.items()})
     write_atomically(path, buffer.getvalue())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -76,10 +77,17 @@ def _section(root: type[BaseModel], path: list[str]) -> str:
 def _at(section: Any, path: list[str]) -> Any:
     for part in path:
         if get_origin(section) is dict:
-            section = get_args(section)[1]
+            section = _given(get_args(section)[1])
         elif part in getattr(section, "model_fields", {}):
-            section = section.model_fields[part].annotation
+            section = _given(section.model_fields[part].annotation)
     return section
+
+
+def _given(annotation: Any) -> Any:
+    """Return X of ``X | None``."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    return next(kind for kind in get_args(annotation) if kind is not NoneType)
 
 
 def _short(value: Any) -> str:

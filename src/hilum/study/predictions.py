@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hilum.localization.maps import maps_on_images
 from hilum.sites.site import Site
-from hilum.study.arms import load_model, trained_findings
+from hilum.study.arms import load_model, run_device, trained_findings
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.spec import Study
 from hilum.training.inference import infer
@@ -54,7 +54,7 @@ def write_predictions(
     site = test.site
     if run.predictions(key, site.name).is_file() or len(test.rows) == 0:
         return
-    model = load_model(study, run, key, site.name)
+    model = load_model(study, run, key, site.name).to(run_device(run))
     inferred = infer(model, _batches(test), precision, study.evaluation.flip)
     probabilities = inferred.probabilities.copy()
     probabilities[:, ~trained_findings(key, training)] = np.nan

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,15 +20,17 @@ from hilum.sites.site import Site
 from hilum.study.arms import choose_precision, model_keys, new_model, train_model
 from hilum.study.describe import describe_run, describe_site, images_digest
 from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.divergences import write_divergences
+from hilum.study.federations import check_federations
 from hilum.study.figures import Figures
 from hilum.study.gallery import choose_gallery, write_gallery
-from hilum.study.hospitals import load_sites, training_sites
+from hilum.study.hospitals import cache_of, load_sites, training_sites
 from hilum.study.kept import require_sound
 from hilum.study.predictions import identify, test_set, write_predictions, write_table
+from hilum.study.shared import describe_shared, lacking, load_shared
 from hilum.study.spec import Study, dump_study, parse_study, read_mapping
 from hilum.training.state import write_atomically
 
-DEFAULT_CACHE = Path.home() / ".cache" / "hilum"
 SAME_NUMBERS = ("torch", "numpy")  # another version of these may give other digits
 NEEDED = (("images_sha256",), ("precision",), ("machine", "threads"), *(("packages", n) for n in SAME_NUMBERS))
 
@@ -50,13 +53,16 @@ def run_study(study: Study, out: Path, resume: bool = False, source: Path | None
         threads = study.training.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     keep_freed_memory()
-    sites = load_sites(study, study.images.cache or DEFAULT_CACHE)
-    precision = _describe(study, sites, run)
+    sites = load_sites(study, cache_of(study))
+    shared = load_shared(study, sites, cache_of(study), study.arms)
+    precision = _describe(study, sites, shared, run)
     training = training_sites(sites)
+    check_federations(study, sorted(site.name for site in training))
     keys = list(model_keys(study, training))
     with progress("training", len(keys) * study.training.rounds) as advance:
         for key in keys:
-            train_model(study, key, training, run, precision, lambda key=key: advance(1, str(key.path)))  # type: ignore[misc]
+            train_model(study, key, training, run, precision, lambda key=key: advance(1, str(key.path)), shared)  # type: ignore[misc]
+    write_divergences(study, run, keys)
     _predict(study, sites, keys, run, precision)
     run.write_json("metrics.json", Figures(study, run, keys).records())
     description = run.read_json("run.json")
@@ -115,7 +121,7 @@ def _require_nothing_else(run: RunDirectory) -> None:
             own = False
         if own:
             others.discard("study.yaml")
-            root, cache = run.root.resolve(), (before.images.cache or DEFAULT_CACHE).resolve()
+            root, cache = run.root.resolve(), cache_of(before).resolve()
             if root in cache.parents:
                 others.discard(cache.relative_to(root).parts[0])
     if others:
@@ -135,11 +141,11 @@ def _tell_other_packages(run: RunDirectory) -> None:
         )
 
 
-def _describe(study: Study, sites: Sequence[Site], run: RunDirectory) -> str:
+def _describe(study: Study, sites: Sequence[Site], shared: Mapping[str, Site], run: RunDirectory) -> str:
     """Write what the run and its sites are, and return the precision that the run computes with."""
-    digest = images_digest(site.content for site in sites)
+    digest, beside = images_digest(site.content for site in sites), _describe_shared(shared)
     if (run.root / "run.json").is_file():
-        if run.fact("images_sha256") != digest:
+        if run.fact("images_sha256") != digest or run.read_json("run.json").get("shared", {}) != beside:
             raise RunError(
                 f"Expected the images that {run.root} was begun with; some have changed, come or gone since. "
                 "Restore them, or give another --out."
@@ -148,7 +154,7 @@ def _describe(study: Study, sites: Sequence[Site], run: RunDirectory) -> str:
     else:
         precision = choose_precision(study)
         description = describe_run(study, sites, precision, _now())
-        run.write_json("run.json", description | {"images_sha256": digest})
+        run.write_json("run.json", description | {"images_sha256": digest} | ({"shared": beside} if beside else {}))
     run.write_json("sites.json", [describe_site(site) for site in sites])
     for site in sites:
         everything = np.arange(len(site.manifest))
@@ -160,6 +166,16 @@ def _describe(study: Study, sites: Sequence[Site], run: RunDirectory) -> str:
         inside = boxes["image_id"].isin(site.manifest.images["image_id"].to_numpy()[test])
         write_table(run.table("boxes", site.name), boxes[inside & boxes["finding"].isin(site.findings)])
     return precision
+
+
+def _describe_shared(shared: Mapping[str, Site]) -> dict[str, Any]:
+    """Return arm → its shared set, counted; say what none of its images shows."""
+    for arm, site in shared.items():
+        for finding in lacking(site):
+            print(f"hilum: the shared images of '{arm}' hold no positive image of '{finding}'.", file=sys.stderr)
+    return {
+        arm: describe_shared(site) | {"images_sha256": images_digest([site.content])} for arm, site in shared.items()
+    }
 
 
 def _predict(study: Study, sites: Sequence[Site], keys: Sequence[ModelKey], run: RunDirectory, precision: str) -> None:

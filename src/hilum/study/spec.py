@@ -4,142 +4,25 @@ from __future__ import annotations
 
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from hilum.databases import DATABASES
-from hilum.errors import HilumError, StudyError
-from hilum.federation.strategies import STRATEGIES
-from hilum.findings.policy import LABEL_POLICIES, SOFT, LabelPolicy
+from hilum.errors import StudyError
 from hilum.findings.taxonomy import Closure
 from hilum.findings.vocabulary import require_finding
-from hilum.images.fingerprint import NEAR
 from hilum.models import BACKBONES, POOLINGS
-from hilum.sites.partitioners import PARTITIONERS
-from hilum.sites.site import FRONTAL
 from hilum.study.mapping import Repeated, read_yaml
 from hilum.study.mistakes import explain, suggestion
+from hilum.study.sections import Fraction, NamedOptions, Positive, Section, checked, no_truth, registered, with_options
+from hilum.study.spec_federation import FederationSpec, SharedSpec, merged
+from hilum.study.spec_sites import OverlapSpec, PolicySpec, SiteSpec
 from hilum.training.losses import LOSSES
 
-GIVEN = ("channels", "findings", "cls", "root", "labels_only")  # what a pooling or a database gets from hilum
+Source = TypeVar("Source", SiteSpec, SharedSpec)
 ARMS = ("local", "pooled", "federated")
-
-
-def _no_truth(value: Any) -> Any:
-    """Refuse true and false where a number belongs: Python would take them as 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError(f"expected a number; found {str(value).lower()}")
-    return value
-
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1), BeforeValidator(_no_truth)]
-
-
-class Section(BaseModel):
-    """A part of the study file; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class NamedOptions(BaseModel):
-    """A registered name with its options: ``linear_softmax``, or ``{name: top_k, fraction: 0.1}``."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-
-class PolicySpec(Section):
-    """What uncertain and blank labels become: a name, or a name with its options and those of single findings."""
-
-    name: str = "ignore"
-    low: Annotated[float, Field(ge=0, le=1)] = SOFT[0]
-    high: Annotated[float, Field(ge=0, le=1)] = SOFT[1]
-    blank: Literal["unknown", "negative"] | None = None
-    findings: dict[str, PolicySpec] = {}
-
-    @model_validator(mode="after")
-    def _ordered(self) -> PolicySpec:
-        if self.low > self.high:
-            raise ValueError(f"expected low at most high; found {self.low} and {self.high}")
-        return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        name = value.get("name", "ignore") if isinstance(value, dict) else value
-        if isinstance(name, str) and name not in LABEL_POLICIES:
-            known = list(LABEL_POLICIES)
-            found = f"expected a label policy among {', '.join(known)}; found '{name}'."
-            raise ValueError(found + suggestion(name, known))
-        return {"name": value} if isinstance(value, str) else value
-
-    @field_validator("findings")
-    @classmethod
-    def _vocabulary(cls, findings: dict[str, PolicySpec]) -> dict[str, PolicySpec]:
-        return {_checked(require_finding, name): policy for name, policy in findings.items()}
-
-    def policy(self) -> LabelPolicy:
-        """Return the policy; blanks of a single finding follow the whole unless it speaks of them."""
-        single = {name: spec.policy() for name, spec in self.findings.items()}
-        return LabelPolicy(self.name, self.low, self.high, self.blank, single)
-
-
-class OverlapSpec(Section):
-    """Patients and images that two sites share: refuse the study, or remove them from the site listed later.
-
-    ``near``: bits in which the perceptual hashes of two copies of an image differ at most; null compares none.
-    """
-
-    action: Literal["refuse", "remove"] = "refuse"
-    near: Annotated[int, Field(ge=0, le=100)] | None = NEAR
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_action(cls, value: Any) -> Any:
-        return {"action": value} if isinstance(value, str) else value
-
-
-class SiteSpec(Section):
-    """One hospital: its database, where that lies (relative to the study file), and its role.
-
-    ``views``: which images take part. ``partition`` cuts the database into several sites, '<name>-<part>'.
-    """
-
-    database: NamedOptions
-    root: Path
-    role: Literal["training", "outside"] = "training"
-    label_policy: PolicySpec | None = None
-    on_error: Literal["refuse", "leave_out"] | None = None
-    views: Annotated[list[Literal["PA", "AP", "FRONTAL", "LATERAL", "unknown"]], Field(min_length=1)] = list(FRONTAL)  # type: ignore[arg-type]
-    closure: Closure | None = None
-    partition: NamedOptions | None = None
-
-    @field_validator("database")
-    @classmethod
-    def _known_database(cls, value: NamedOptions) -> NamedOptions:
-        return _with_options(DATABASES, value)
-
-    @field_validator("partition")
-    @classmethod
-    def _known_partitioner(cls, value: NamedOptions | None) -> NamedOptions | None:
-        if value is not None:
-            named = PARTITIONERS.load(_with_options(PARTITIONERS, value).name)
-            options = signature(named).parameters.items()
-            missing = [p for p, o in options if o.default is o.empty and p not in (value.model_extra or {})]
-            if missing:
-                raise ValueError(
-                    f"'{value.name}' needs the option '{missing[0]}', as {{name: {value.name}, {missing[0]}: …}}"
-                )
-            _checked(lambda _: named(**(value.model_extra or {})), value.name)
-        return value
 
 
 class ImagesSpec(Section):
@@ -182,12 +65,12 @@ class ModelSpec(Section):
     @field_validator("backbone")
     @classmethod
     def _known_backbone(cls, value: NamedOptions) -> NamedOptions:
-        return _with_options(BACKBONES, value)
+        return with_options(BACKBONES, value)
 
     @field_validator("pooling")
     @classmethod
     def _known_pooling(cls, value: NamedOptions) -> NamedOptions:
-        return _with_options(POOLINGS, value)
+        return with_options(POOLINGS, value)
 
 
 class AugmentationSpec(Section):
@@ -198,7 +81,7 @@ class AugmentationSpec(Section):
 
 
 class OptimizerSpec(Section):
-    """AdamW or SGD, reset each round; the rate follows a cosine over rounds."""
+    """AdamW or SGD, reset each round; the rate follows ``schedule`` over rounds."""
 
     name: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 1e-3
@@ -206,46 +89,30 @@ class OptimizerSpec(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     momentum: Fraction = 0.9
     clip: Annotated[float, Field(gt=0)] = 5.0
+    warmup: Annotated[int, Field(ge=0), BeforeValidator(no_truth)] = 1
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
 
 
 class TrainingSpec(Section):
-    """Local training, the same for every arm. ``updates``: per site and round; null is one pass over the site."""
+    """Local training, the same for every arm. ``updates``: per site and round; null: ``epochs`` passes."""
 
     rounds: Positive = 20
     updates: Positive | None = 20
+    epochs: Positive = 1
     batch: Positive = 16
     optimizer: OptimizerSpec = OptimizerSpec()
     augmentation: AugmentationSpec = AugmentationSpec()
     loss: str = "masked_bce"
     prior_correction: Literal["none", "relative"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     validate_every: Positive = 5
     threads: Positive | None = None
 
     @field_validator("loss")
     @classmethod
     def _known_loss(cls, name: str) -> str:
-        return _named(LOSSES, name)
-
-
-class FederationSpec(Section):
-    """How replies become one model.
-
-    ``tau``: sites weigh n^tau, in the aggregation and in the pooled draw. ``weighting``: n counts known labels,
-    or their contrast, positives × negatives / known. ``normalization``: what becomes of batch statistics. ``head``:
-    whether hospitals share the rows of the head.
-    """
-
-    strategy: str = "fedavg"
-    tau: Annotated[float, Field(ge=0, le=1)] = 0.5
-    weighting: Literal["known", "contrast"] = "known"
-    normalization: Literal["averaged", "site", "recalibrated", "frozen"] = "averaged"
-    head: Literal["shared", "site"] = "shared"
-
-    @field_validator("strategy")
-    @classmethod
-    def _known_strategy(cls, name: str) -> str:
-        return _named(STRATEGIES, name)
+        return registered(LOSSES, name)
 
 
 class EvaluationSpec(Section):
@@ -259,13 +126,16 @@ class EvaluationSpec(Section):
 
 
 class Study(Section):
-    """A study: sites × arms × seeds → one run directory."""
+    """A study: sites × arms × seeds → one run directory.
+
+    ``federations``: further arms, each by name with what differs from ``federation``.
+    """
 
     name: str
     findings: Annotated[list[str], Field(min_length=1)]
     sites: Annotated[dict[str, SiteSpec], Field(min_length=1)]
-    arms: Annotated[list[Literal["local", "pooled", "federated"]], Field(min_length=1)] = list(ARMS)  # type: ignore[arg-type]
-    seeds: Annotated[list[Annotated[int, BeforeValidator(_no_truth)]], Field(min_length=1)] = [0]
+    arms: list[str] = Field(default=list(ARMS), min_length=1)
+    seeds: list[Annotated[int, BeforeValidator(no_truth)]] = Field(default=[0], min_length=1)
     label_policy: PolicySpec = PolicySpec()
     closure: Closure = "none"
     overlap: OverlapSpec = OverlapSpec()
@@ -274,7 +144,41 @@ class Study(Section):
     model: ModelSpec = ModelSpec()
     training: TrainingSpec = TrainingSpec()
     federation: FederationSpec = FederationSpec()
+    federations: dict[str, FederationSpec] = Field(default={})
     evaluation: EvaluationSpec = EvaluationSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _further_arms(cls, value: Any) -> Any:
+        """Give every further federation the settings of ``federation`` that it does not set itself."""
+        if not isinstance(value, dict) or not isinstance(value.get("federations"), dict):
+            return value
+        common = value.get("federation") or {}
+        if not isinstance(common, dict):
+            return value
+        return value | {"federations": {n: merged(common, own) for n, own in value["federations"].items()}}
+
+    @model_validator(mode="after")
+    def _known_arms(self) -> Study:
+        known = [*ARMS, *self.federations]
+        for arm in self.arms:
+            if arm not in known:
+                raise ValueError(f"expected known arms; found '{arm}'.{suggestion(arm, known)}")
+        return self
+
+    @field_validator("federations")
+    @classmethod
+    def _arm_names(cls, federations: dict[str, FederationSpec]) -> dict[str, FederationSpec]:
+        for name in federations:
+            if not name.replace("-", "").replace("_", "").isalnum() or name in (*ARMS, "macro"):
+                raise ValueError(
+                    f"expected a name of letters, digits, '-' and '_' that is none of {', '.join(ARMS)}; found '{name}'"
+                )
+        return federations
+
+    def federation_of(self, arm: str) -> FederationSpec:
+        """Return how the hospitals of an arm learn together."""
+        return self.federations.get(arm, self.federation)
 
     @field_validator("findings", "arms", "seeds")
     @classmethod
@@ -287,7 +191,7 @@ class Study(Section):
     @field_validator("findings")
     @classmethod
     def _vocabulary(cls, names: list[str]) -> list[str]:
-        return [_checked(require_finding, name) for name in names]
+        return [checked(require_finding, name) for name in names]
 
     @field_validator("sites")
     @classmethod
@@ -325,11 +229,27 @@ def load_study(path: Path, overrides: list[str] | None = None, folder: Path | No
         _override(content, override)
     study = parse_study(content, str(path))
     folder = folder.resolve() if folder else path.resolve().parent
-    sites = {n: s.model_copy(update={"root": _resolved(folder, s.root)}) for n, s in study.sites.items()}
+    sites = {name: resolve_site(folder, site) for name, site in study.sites.items()}
     images = study.images
     if images.cache is not None:
         images = images.model_copy(update={"cache": _resolved(folder, images.cache)})
-    return study.model_copy(update={"sites": sites, "images": images})
+    federation = _shared_resolved(folder, study.federation)
+    federations = {name: _shared_resolved(folder, spec) for name, spec in study.federations.items()}
+    found = {"sites": sites, "images": images, "federation": federation, "federations": federations}
+    return study.model_copy(update=found)
+
+
+def _shared_resolved(folder: Path, spec: FederationSpec) -> FederationSpec:
+    return spec.model_copy(update={"shared": resolve_site(folder, spec.shared)}) if spec.shared else spec
+
+
+def resolve_site(folder: Path, site: Source) -> Source:
+    """Resolve the root of a site, and the options of its database that are paths, as their annotation says."""
+    given = site.database.model_extra or {}
+    options = signature(DATABASES.load(site.database.name).read).parameters if given else {}
+    named = [name for name in given if isinstance(given[name], str) and "Path" in str(options[name].annotation)]
+    database = site.database.model_copy(update={name: str(_resolved(folder, Path(given[name]))) for name in named})
+    return site.model_copy(update={"root": _resolved(folder, site.root), "database": database})
 
 
 def _resolved(folder: Path, path: Path) -> Path:
@@ -385,27 +305,3 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise StudyError(f"Expected every key once in --set {override}; found {error}") from None
     except yaml.YAMLError:
         raise StudyError(f"Expected a YAML value in --set {override}; found {value!r}.") from None
-
-
-def _checked(check: Any, name: str) -> str:
-    try:
-        return str(check(name))
-    except HilumError as error:
-        raise ValueError(str(error)) from None
-
-
-def _with_options(registry: Any, value: NamedOptions) -> NamedOptions:
-    """Check the name, and that what it names takes the options."""
-    _named(registry, value.name)
-    known: list[str] = []
-    for option in value.model_extra or {}:
-        named = registry.load(value.name)
-        known = known or [p for p in signature(getattr(named, "read", named)).parameters if p not in GIVEN]
-        if option not in known:
-            raise ValueError(f"'{value.name}' has no option '{option}'.{suggestion(option, known)}")
-    return value
-
-
-def _named(registry: Any, name: str) -> str:
-    _checked(registry.__getitem__, name)
-    return name

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hilum.models.classifier import LocalizingClassifier
+from hilum.training.loop import autocast
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def infer(
 
 
 def _predict(model: LocalizingClassifier, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:
-    images = images.contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+    device = next(model.parameters()).device
+    images = images.to(device).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), autocast(device, precision):
         prediction = model(images)
-    return prediction.logits.float().sigmoid(), prediction.maps.float()
+    return prediction.logits.float().sigmoid().cpu(), prediction.maps.float().cpu()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,10 +16,11 @@ from hilum.images.augmentation import Augmentation
 from hilum.models.classifier import LocalizingClassifier
 from hilum.models.site_heads import FeatureMoments
 from hilum.randomness import numpy_generator, torch_generator
-from hilum.sites.examples import Examples
+from hilum.sites.examples import Batch, Examples
 from hilum.training.losses import LOSSES
 from hilum.training.losses.masked_bce import masked_bce
 from hilum.training.optimizers import OptimizerPlan
+from hilum.training.rules import LocalRule
 from hilum.training.state import State, copy_state
 
 MOMENT_IMAGES = 512  # of each source, for statistics over its images
@@ -31,7 +32,7 @@ START_ANEW = (
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How a participant trains in every round; ``updates`` None is one pass over its images.
+    """How a participant trains in every round; ``updates`` None is ``epochs`` passes over its images.
 
     ``prior_correction`` 'relative' adds logit π_site − logit π_global to the logits in the loss, per finding
     and site, so that sites with other prevalences ask the shared head for the same intercept.
@@ -50,6 +51,7 @@ class TrainingPlan:
     tau: float = 0.5
     weighting: str = "known"
     validation_limit: int | None = 128
+    epochs: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class Fit:
     updates: int
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which a trunk computes with 'float32' or 'bfloat16'."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
 def smoothed_prior(positive: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return (positives + 1) / (known + 2), the prior of each finding."""
     return (positive + 1) / (known + 2)
@@ -70,7 +77,8 @@ class LocalTrainer:
     """A participant's side of training: its examples, a model to compute with, and the plan.
 
     The model is scratch space: every call starts from the state it is given. All randomness comes from
-    (seed, round, participant name).
+    (seed, round, participant name). ``shared``: images that are not the participant's own and are trained on beside
+    them; labels are counted, statistics estimated and updates numbered without them.
     """
 
     def __init__(
@@ -81,43 +89,85 @@ class LocalTrainer:
         validation: Examples,
         plan: TrainingPlan,
         seed: int,
+        shared: Examples | None = None,
     ) -> None:
         self.name, self.model, self.plan, self.seed = name, model, plan, seed
         self.train_examples, self.validation_examples = train, validation
+        self.drawn_examples = train if shared is None else Examples(train.sources + shared.sources)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.model.parameters()).device
 
     @property
     def updates(self) -> int:
         """Updates a round."""
-        return self.plan.updates or max(1, -(-len(self.train_examples) // self.plan.batch))
+        return self.plan.updates or max(1, self.plan.epochs * -(-len(self.train_examples) // self.plan.batch))
 
-    def fit(self, state: State, round_: int, global_prior: NDArray[np.float64]) -> Fit:
-        """Train one round from ``state``; raises ``TrainingError`` at a loss that is not finite."""
-        model, plan = self.model, self.plan
+    def fit(
+        self,
+        state: State,
+        round_: int,
+        global_prior: NDArray[np.float64],
+        rule: LocalRule | None = None,
+        wave: int = 0,
+    ) -> Fit:
+        """Train one round from ``state``, with what ``rule`` adds; raises ``TrainingError`` at a loss not finite.
+
+        ``wave``: tells several trainings of a round apart, which draw other images.
+        """
+        model, plan, rule = self.model, self.plan, rule or LocalRule()
         model.load_state_dict(state)
         model.train()
         if plan.freeze_norm:
             model.backbone.eval()
+        rule.begin(model)
         optimizer = plan.optimizer.build(model, round_, plan.rounds)
-        offsets = self._offsets(global_prior)
-        draws = numpy_generator(self.seed, round_, self.name, "batches")
-        noise = torch_generator(self.seed, round_, self.name, "augmentation")
-        loss_of = LOSSES.load(plan.loss)
-        losses = []
-        for batch in self.train_examples.draw(self.updates, plan.batch, plan.tau, draws, plan.weighting):
-            images = plan.augmentation(batch.images, noise)
-            loss = loss_of(self._logits(images) + offsets[batch.source], batch.targets)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"Expected a finite loss; found {value} at '{self.name}' in round {round_} (seed {self.seed}). "
-                    f"{START_ANEW}"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), plan.optimizer.clip)
-            optimizer.step()
-            losses.append(value)
+        when = (round_, self.name) if wave == 0 else (round_, self.name, wave)
+        losses = [
+            self._update(optimizer, rule, batch, step, round_)
+            for step, batch in enumerate(self._batches(when, global_prior))
+        ]
         return Fit(copy_state(model), float(np.mean(losses)), len(losses))
+
+    def _batches(
+        self, when: tuple[int | str, ...], global_prior: NDArray[np.float64]
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield the round's augmented batches and what the prior correction adds to their logits."""
+        plan, offsets = self.plan, self._offsets(global_prior)
+        draws = numpy_generator(self.seed, *when, "batches")
+        noise = torch_generator(self.seed, *when, "augmentation")
+        for batch in self.drawn_examples.draw(self.updates, plan.batch, plan.tau, draws, plan.weighting):
+            images = plan.augmentation(batch.images.to(self.device), noise)
+            placed = replace(batch, images=images, targets=batch.targets.to(self.device))
+            yield placed, offsets[batch.source].to(self.device)
+
+    def _update(
+        self,
+        optimizer: torch.optim.Optimizer,
+        rule: LocalRule,
+        drawn: tuple[Batch, Tensor],
+        step: int,
+        round_: int,
+    ) -> float:
+        batch, offsets = drawn
+        logits = self._logits(batch.images)
+        loss = LOSSES.load(self.plan.loss)(logits + offsets, batch.targets)
+        extra = rule.loss(self.model, batch, logits)
+        loss = loss if extra is None else loss + extra
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"Expected a finite loss; found {value} at '{self.name}' in round {round_} (seed {self.seed}). "
+                f"{START_ANEW}"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        rule.before_step(self.model, step, self.updates)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.optimizer.clip)
+        optimizer.step()
+        return value
 
     def validate(self, state: State) -> dict[str, float]:
         """Return the masked cross-entropy on validation patients of each source that has known labels."""
@@ -127,7 +177,7 @@ class LocalTrainer:
         with torch.no_grad():
             for batch in self.validation_examples.chunks(4 * self.plan.batch, self.plan.validation_limit):
                 known = int((~batch.targets.isnan()).sum())
-                loss = float(masked_bce(self._logits(batch.images), batch.targets))
+                loss = float(masked_bce(self._logits(batch.images.to(self.device)), batch.targets.to(self.device)))
                 sums.setdefault(int(batch.source[0]), []).append((loss, known))
         names = [site.name for site, _ in self.validation_examples.sources]
         return {
@@ -139,7 +189,9 @@ class LocalTrainer:
     def recalibrate(self, state: State) -> State:
         """Return ``state`` with normalization statistics estimated anew on this participant's training images."""
         self.model.load_state_dict(state)
-        images = (batch.images for batch in self.train_examples.chunks(4 * self.plan.batch, MOMENT_IMAGES))
+        images = (
+            batch.images.to(self.device) for batch in self.train_examples.chunks(4 * self.plan.batch, MOMENT_IMAGES)
+        )
         estimate_norm_stats(self.model, images, self.plan.precision)
         return copy_state(self.model)
 
@@ -148,18 +200,19 @@ class LocalTrainer:
         self.model.load_state_dict(state)
         self.model.eval()
         features = []
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
+        with torch.no_grad(), autocast(self.device, self.plan.precision):
             for batch in self.train_examples.chunks(4 * self.plan.batch, MOMENT_IMAGES):
-                features.append(self.model.backbone(batch.images.contiguous(memory_format=torch.channels_last)))
+                images = batch.images.to(self.device).contiguous(memory_format=torch.channels_last)
+                features.append(self.model.backbone(images).cpu())
         return FeatureMoments.of(features)
 
     def _logits(self, images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
+        with autocast(self.device, self.plan.precision):
             return self.model(images).logits.float()
 
     def _offsets(self, global_prior: NDArray[np.float64]) -> Tensor:
-        known, positive = self.train_examples.known(), self.train_examples.positive()
+        known, positive = self.drawn_examples.known(), self.drawn_examples.positive()
         if self.plan.prior_correction != "relative":
             return torch.zeros(known.shape)
         prior = smoothed_prior(positive, known)
@@ -180,7 +233,7 @@ def estimate_norm_stats(model: LocalizingClassifier, batches: Iterable[Tensor], 
         norm.reset_running_stats()
         norm.train()
     seen = 0
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+    with torch.no_grad(), autocast(next(model.parameters()).device, precision):
         for images in batches:
             seen += len(images)
             for norm in norms:

@@ -15,7 +15,8 @@ from hilum.models.classifier import LocalizingClassifier
 class OptimizerPlan:
     """``lr`` of the trunk at the first round, ``head_lr`` times that for head and pooling.
 
-    The rate warms up over ``warmup`` rounds and falls to ``floor``·lr along a cosine over all rounds.
+    The rate warms up over ``warmup`` rounds. Over all rounds it falls to ``floor``·lr along ``schedule``, a cosine or a
+    line, or stays ('constant').
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -26,12 +27,14 @@ class OptimizerPlan:
     clip: float = 5.0
     warmup: int = 1
     floor: float = 0.05
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
 
     def rate(self, round_: int, rounds: int) -> float:
         """Return the trunk's learning rate in round ``round_`` = 1 … ``rounds``."""
-        cosine = 0.5 * (1 + math.cos(math.pi * (round_ - 1) / rounds))
+        done = (round_ - 1) / rounds
+        left = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[self.schedule]
         warm = min(1.0, round_ / (self.warmup + 1))
-        return self.lr * warm * (self.floor + (1 - self.floor) * cosine)
+        return self.lr * warm * (self.floor + (1 - self.floor) * left)
 
     def build(self, model: LocalizingClassifier, round_: int, rounds: int) -> torch.optim.Optimizer:
         """Return a fresh optimizer of the model's trainable parameters for one round."""

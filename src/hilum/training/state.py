@@ -19,8 +19,8 @@ State = dict[str, Tensor]
 
 
 def copy_state(module: nn.Module) -> State:
-    """Return a detached copy of the module's state."""
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    """Return a detached copy of the module's state, on the CPU wherever the module is."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
 
 
 def save_state(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from hilum.federation.messages import LabelCounts, Reply, Task
-from hilum.training.state import State
+from hilum.federation.messages import Lost, Reply, Task
 
 
 class Runtime(Protocol):
-    """Where the sites are. ``site_states``: what each site keeps between rounds."""
+    """Where the sites are. It moves tasks and replies, and knows nothing of what they ask."""
 
-    site_states: dict[str, State]
+    def sites(self, round_: int) -> list[str]:
+        """Names of the sites that are there in a round, sorted."""
 
-    def sites(self) -> list[str]:
-        """Names of the sites that are there."""
-
-    def label_counts(self) -> dict[str, LabelCounts]:
-        """Return what each site tells of its labels before training."""
-
-    def exchange(self, tasks: Mapping[str, Task]) -> list[Reply]:
-        """Give every site its task and return the replies, in the order of the tasks."""
-
-    def validate(self, state: State) -> dict[str, float]:
-        """Return the validation loss of each source at each site."""
+    def exchange(self, tasks: Mapping[str, Task]) -> Iterator[Reply | Lost]:
+        """Give every site its task and yield the replies, sorted by the name of the site."""

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from hilum.federation.messages import LabelCounts, Reply, Task, counts_of
-from hilum.federation.strategies.base import Strategy
-from hilum.training.loop import LocalTrainer
-from hilum.training.state import State
+from hilum.errors import RunError, TrainingError
+from hilum.federation.messages import Lost, Reply, Task
+from hilum.federation.worker import Worker
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Rounds in which a site is there: ``first`` to ``last``, None without an end."""
+
+    first: int = 1
+    last: int | None = None
+
+    def __contains__(self, round_: int) -> bool:
+        return self.first <= max(round_, 1) and (self.last is None or round_ <= self.last)
 
 
 class InProcess:
-    """All sites in this process, one after the other; the sites share one model as scratch space."""
+    """All sites in this process, one after the other; the sites share one model as scratch space.
 
-    def __init__(self, strategy: Strategy, trainers: Sequence[LocalTrainer]) -> None:
-        self.strategy = strategy
-        self.trainers = {trainer.name: trainer for trainer in trainers}
-        self.site_states: dict[str, State] = {name: {} for name in self.trainers}
+    A reply is made when it is asked for, so that one model's weights are in memory, however many the sites.
+    ``presence``: of sites that join late or leave; the others are always there.
+    """
 
-    def sites(self) -> list[str]:
-        """Names of the sites that are there."""
-        return list(self.trainers)
+    def __init__(self, workers: Sequence[Worker], presence: Mapping[str, Presence] | None = None) -> None:
+        self.workers = {worker.name: worker for worker in sorted(workers, key=lambda worker: worker.name)}
+        self.presence = dict(presence or {})
 
-    def label_counts(self) -> dict[str, LabelCounts]:
-        """Return what each site tells of its labels before training."""
-        return {name: counts_of(trainer.train_examples) for name, trainer in self.trainers.items()}
+    def sites(self, round_: int) -> list[str]:
+        """Names of the sites that are there in a round, sorted."""
+        return [name for name in self.workers if round_ in self.presence.get(name, Presence())]
 
-    def exchange(self, tasks: Mapping[str, Task]) -> list[Reply]:
-        """Give every site its task and return the replies, in the order of the tasks."""
-        replies = []
-        for name, task in tasks.items():
-            reply, self.site_states[name] = self.strategy.at_site(task, self.site_states[name], self.trainers[name])
-            replies.append(reply)
-        return replies
-
-    def validate(self, state: State) -> dict[str, float]:
-        """Return the validation loss of each source at each site."""
-        losses: dict[str, float] = {}
-        for name, trainer in self.trainers.items():
-            losses |= trainer.validate(self.strategy.model_at_site(state, self.site_states[name], trainer))
-        return losses
+    def exchange(self, tasks: Mapping[str, Task]) -> Iterator[Reply | Lost]:
+        """Give every site its task when its reply is asked for, sorted by the name of the site."""
+        for name in sorted(tasks):
+            try:
+                yield self.workers[name].do(tasks[name])
+            except (TrainingError, RunError) as error:
+                yield Lost(name, str(error), error)

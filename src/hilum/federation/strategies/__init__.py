@@ -2,11 +2,40 @@
 
 from hilum.registry import Registry
 
-STRATEGIES = Registry("strategy", {"fedavg": "hilum.federation.strategies.fedavg:FedAvg"})
+STRATEGIES = Registry(
+    "strategy",
+    {
+        "fedavg": "hilum.federation.strategies.fedavg:FedAvg",
+        "fedavgm": "hilum.federation.strategies.fedavgm:FedAvgM",
+        "fedprox": "hilum.federation.strategies.fedprox:FedProx",
+        "fedadam": "hilum.federation.strategies.fedadam:FedAdam",
+        "fedyogi": "hilum.federation.strategies.fedyogi:FedYogi",
+        "fednova": "hilum.federation.strategies.fednova:FedNova",
+        "scaffold": "hilum.federation.strategies.scaffold:Scaffold",
+        "silobn": "hilum.federation.strategies.silobn:SiloBN",
+        "fedbn": "hilum.federation.strategies.fedbn:FedBN",
+        "fedrep": "hilum.federation.strategies.fedrep:FedRep",
+        "ditto": "hilum.federation.strategies.ditto:Ditto",
+        "surgical": "hilum.federation.strategies.surgical:Surgical",
+        "fedmlp": "hilum.federation.strategies.fedmlp:FedMLP",
+        "fedlsm": "hilum.federation.strategies.fedlsm:FedLSM",
+        "ciil": "hilum.federation.strategies.ciil:CIIL",
+        "iil": "hilum.federation.strategies.iil:IIL",
+    },
+)
+
+# What the name of a strategy says already of the other settings of a federation.
+IMPLIED = {
+    "silobn": {"normalization": "site"},
+    "fedbn": {"normalization": "local"},
+    "fedrep": {"head": "site"},
+    "ditto": {"head": "shared"},
+}
 
 NORMALIZATION_POLICIES = {
     "averaged": "statistics are averaged like weights",
     "site": "statistics stay at the site (SiloBN); the server keeps their average for hospitals it never saw",
+    "local": "statistics, scale and shift stay at the site (FedBN); the server keeps their average likewise",
     "recalibrated": "averaged in training, then estimated anew at each site with the final weights",
     "frozen": "the trunk keeps the statistics it came with",
 }

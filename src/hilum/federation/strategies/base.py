@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from hilum.federation.messages import Reply, ServerState, Task
+from hilum.federation.messages import LabelCounts, Reply, ServerState, Task
+from hilum.federation.tally import Tally
 from hilum.training.loop import LocalTrainer
 from hilum.training.state import State
 
@@ -13,17 +14,34 @@ from hilum.training.state import State
 class Strategy(Protocol):
     """A federated algorithm. It knows no runtime, no disk and no metric; what it must remember it returns."""
 
+    def next_wave(
+        self, server: ServerState, round_: int, rounds: int, wave: int, sites: Sequence[str]
+    ) -> Mapping[str, int]:
+        """Return the sites that train in wave 0, 1, … of a round, each with its visit; none ends the round."""
+
+    def join(self, server: ServerState, counts: Mapping[str, LabelCounts]) -> ServerState:
+        """Take the label counts of sites that were never there before."""
+
+    def extra_for(self, site: str, server: ServerState) -> State:
+        """Return the strategy's own tensors that a site needs."""
+
     def closing(self, sites: int) -> tuple[str, ...]:
         """Return the kinds of task that follow the last round, in order, in a federation of so many sites."""
 
-    def model_at_site(self, state: State, site_state: State, trainer: LocalTrainer) -> State:
-        """Return the weights that a site computes with: the server's, with what the site keeps."""
+    def model_at_site(self, state: State, kept: State, trainer: LocalTrainer) -> State:
+        """Return the weights that a site predicts with: the server's, with what the site keeps."""
 
-    def at_site(self, task: Task, site_state: State, trainer: LocalTrainer) -> tuple[Reply, State]:
-        """Do the site's half of a round: (task, site state) → (reply, site state)."""
+    def own_of_model(self, kept: State) -> State:
+        """Return those of the kept tensors that a site lays over the server's weights."""
 
-    def at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
-        """Do the server's half of a round: (server state, replies) → server state."""
+    def at_site(self, task: Task, kept: State, trainer: LocalTrainer) -> tuple[Reply, State]:
+        """Do the site's half of a task: (task, what the site kept) → (reply, what it keeps)."""
 
-    def close_at_server(self, kind: str, server: ServerState, replies: Sequence[Reply]) -> ServerState:
+    def collect(self, server: ServerState, replies: Iterable[Reply], asked: Mapping[str, LabelCounts]) -> Tally:
+        """Sum the replies up, one at a time; ``asked``: the sites that were given the task."""
+
+    def step(self, server: ServerState, tally: Tally) -> ServerState:
+        """Do the server's half of a wave: (server state, sums of the replies) → server state."""
+
+    def close_at_server(self, kind: str, server: ServerState, replies: Iterable[Reply]) -> ServerState:
         """Take what the replies to a closing task hold; no weight changes, and no round passes."""

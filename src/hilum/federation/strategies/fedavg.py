@@ -1,31 +1,38 @@
-"""Federated averaging."""
+"""Federated averaging, and the hooks in which the other strategies differ from it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
 from hilum.errors import StudyError
-from hilum.federation.aggregation import aggregate, in_canonical_order, own_rows, pooled_norm_stats, site_weights
-from hilum.federation.messages import Reply, ServerState, Task, counts_of
+from hilum.federation.aggregation import MixtureStats, Weight, own_rows, weights_of
+from hilum.federation.messages import LabelCounts, Reply, ServerState, Task, counts_of
 from hilum.federation.strategies import HEADS, NORMALIZATION_POLICIES, WEIGHTINGS
+from hilum.federation.tally import Tally
 from hilum.models.classifier import StateGroup
-from hilum.models.site_heads import pack_heads
-from hilum.training.loop import LocalTrainer
+from hilum.models.site_heads import FeatureMoments, pack_heads
+from hilum.training.loop import Fit, LocalTrainer
+from hilum.training.rules import LocalRule
 from hilum.training.state import State
+
+HEADS_OF = "heads/"  # of the server's tensors, those that ``SiteHeads`` is made of
 
 
 @dataclass(frozen=True)
 class FedAvg:
-    """Federated averaging (McMahan et al. 2017), per group of tensors (see ``aggregation.aggregate``).
+    """Federated averaging (McMahan et al. 2017), per group of tensors (see ``aggregation.weights_of``).
 
     One site is plain training. ``tau``: site weights ∝ n^tau. ``normalization``: one of
     ``NORMALIZATION_POLICIES``. ``weighting``: one of ``WEIGHTINGS``. ``head``: one of ``HEADS``; 'site' keeps
     a site's own head row of each finding of which it has both classes (FedPer, Arivazhagan et al. 2019, by row), for
     hospitals whose labels of one finding contradict each other.
     """
+
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}  # of the options that are numbers
 
     groups: Mapping[str, StateGroup]
     tau: float = 0.5
@@ -43,59 +50,132 @@ class FedAvg:
             raise StudyError(f"Expected federation.weighting among {', '.join(WEIGHTINGS)}; found '{self.weighting}'.")
         if self.head not in HEADS:
             raise StudyError(f"Expected federation.head among {', '.join(HEADS)}; found '{self.head}'.")
+        for option, (low, high) in self.ranges.items():
+            value = getattr(self, option)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise StudyError(
+                    f"Expected a number of {low:g} to {high:g} for the option '{option}'; found {value!r}."
+                )
+
+    # The schedule.
+
+    def next_wave(
+        self, server: ServerState, round_: int, rounds: int, wave: int, sites: Sequence[str]
+    ) -> Mapping[str, int]:
+        """Return all sites at once, and then none."""
+        return dict.fromkeys(sites, round_) if wave == 0 else {}
 
     def closing(self, sites: int) -> tuple[str, ...]:
         """Return the tasks after the last round: new statistics first, then the features that they give."""
         recalibrate = ("recalibrate",) if self.normalization == "recalibrated" else ()
         return recalibrate + (("describe",) if self.head == "site" and sites > 1 else ())
 
-    def model_at_site(self, state: State, site_state: State, trainer: LocalTrainer) -> State:
-        """Return the server's weights with the site's statistics, and of the head the site's own rows."""
-        own = torch.from_numpy(own_rows(counts_of(trainer.train_examples)))
-        kept = dict(site_state)
-        for name in (n for n in site_state if self.groups[n] == "head"):
-            kept[name] = torch.where(own.view(-1, *[1] * (state[name].dim() - 1)), site_state[name], state[name])
-        return state | kept
+    # The site's half.
 
-    def at_site(self, task: Task, site_state: State, trainer: LocalTrainer) -> tuple[Reply, State]:
-        """Do the site's half of a round: (task, site state) → (reply, site state)."""
+    def extra_for(self, site: str, server: ServerState) -> State:
+        """Return the strategy's own tensors that a site needs: none."""
+        return {}
+
+    def rule(self, task: Task, kept: State, trainer: LocalTrainer) -> LocalRule:
+        """Return what local training adds to plain training: nothing."""
+        return LocalRule()
+
+    def report(self, task: Task, kept: State, rule: LocalRule, fit: Fit, trainer: LocalTrainer) -> tuple[State, State]:
+        """Return the strategy's own tensors after local training, those to send and those to keep: none."""
+        return {}, {}
+
+    def model_at_site(self, state: State, kept: State, trainer: LocalTrainer) -> State:
+        """Return the server's weights with the site's normalization, and of the head the site's own rows."""
+        own = torch.from_numpy(own_rows(counts_of(trainer.train_examples)))
+        laid = self.own_of_model(kept)
+        for name in (n for n in laid if self.groups[n] == "head" and n in self.keeps(kept)):
+            laid[name] = torch.where(own.view(-1, *[1] * (state[name].dim() - 1)), laid[name], state[name])
+        return state | laid
+
+    def own_of_model(self, kept: State) -> State:
+        """Return those of the kept tensors that a site lays over the server's weights."""
+        return {name: tensor for name, tensor in kept.items() if name in self.groups}
+
+    def at_site(self, task: Task, kept: State, trainer: LocalTrainer) -> tuple[Reply, State]:
+        """Do the site's half of a task: (task, what the site kept) → (reply, what it keeps)."""
         counts = counts_of(trainer.train_examples)
-        start = self.model_at_site(task.state, site_state, trainer)
+        if task.kind == "count":
+            return Reply(trainer.name, task.round, {}, counts), kept
+        start = self.model_at_site(task.state, kept, trainer)
+        if task.kind == "validate":
+            return Reply(trainer.name, task.round, {}, counts, validation=trainer.validate(start)), kept
         if task.kind == "recalibrate":
             state = trainer.recalibrate(start)
-            return Reply(trainer.name, task.round, state, counts), self._kept(state)
+            return Reply(trainer.name, task.round, state, counts), kept | self.keeps(state)
         if task.kind == "describe":
             moments = trainer.feature_moments(task.state) if own_rows(counts).any() else None
-            return Reply(trainer.name, task.round, start, counts, moments=moments), self._kept(start)
-        fit = trainer.fit(start, task.round, task.global_prior)
-        reply = Reply(trainer.name, task.round, fit.state, counts, fit.loss, fit.updates)
-        return reply, self._kept(fit.state)
+            return Reply(trainer.name, task.round, start, counts, moments=moments), kept | self.keeps(start)
+        return self.train(task, start, kept, trainer, counts)
 
-    def at_server(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
-        """Do the server's half of a round: (server state, replies) → server state."""
-        counts = [reply.counts for reply in replies]
-        states = [reply.state for reply in replies]
-        state = aggregate(server.state, states, counts, self.groups, self.tau, self.weighting)
-        return ServerState(server.round + 1, state, server.extra)
+    def train(
+        self, task: Task, start: State, kept: State, trainer: LocalTrainer, counts: LabelCounts
+    ) -> tuple[Reply, State]:
+        """Train locally from ``start``."""
+        rule = self.rule(task, kept, trainer)
+        fit = trainer.fit(start, task.visit or task.round, task.global_prior, rule, task.wave)
+        sent, own = self.report(task, kept, rule, fit, trainer)
+        reply = Reply(trainer.name, task.round, fit.state, counts, fit.loss, fit.updates, extra=sent)
+        return reply, self.keeps(fit.state) | own
 
-    def close_at_server(self, kind: str, server: ServerState, replies: Sequence[Reply]) -> ServerState:
+    def keeps(self, state: State) -> State:
+        """Return the tensors of a state that stay at the site."""
+        stays = {
+            "norm_stats": self.normalization in ("site", "local"),
+            "norm_affine": self.normalization == "local",
+            "head": self.head == "site",
+        }
+        return {n: state[n] for n, group in self.groups.items() if stays.get(group, False) and n in state}
+
+    # The server's half.
+
+    def join(self, server: ServerState, counts: Mapping[str, LabelCounts]) -> ServerState:
+        """Take the label counts of sites that were never there before."""
+        return replace(server, counts={**server.counts, **counts})
+
+    def weights(self, counts: Mapping[str, LabelCounts]) -> dict[str, Weight]:
+        """Return the weight of every site."""
+        return weights_of(counts, self.tau, self.weighting)
+
+    def collect(self, server: ServerState, replies: Iterable[Reply], asked: Mapping[str, LabelCounts]) -> Tally:
+        """Sum the replies up, one at a time; ``asked``: the sites that were given the task."""
+        among_asked, among_all = self.weights(asked), self.weights({**server.counts, **asked})
+        tally = Tally(self.groups)
+        for reply in replies:
+            self.count(tally, server, reply, among_asked[reply.site], among_all[reply.site])
+            tally.replies += 1
+        return tally
+
+    def count(self, tally: Tally, server: ServerState, reply: Reply, among_asked: Weight, among_all: Weight) -> None:
+        """Add a reply to the sums; its weights are those among the sites asked, and among all."""
+        tally.mean.add(reply.state, among_asked)
+
+    def step(self, server: ServerState, tally: Tally) -> ServerState:
+        """Take the mean: (server state, sums of the replies) → server state."""
+        return replace(server, state=tally.mean.value(server.state))
+
+    def close_at_server(self, kind: str, server: ServerState, replies: Iterable[Reply]) -> ServerState:
         """Take the statistics of the mixture of sites, or the heads of the sites; no weight changes."""
         if kind == "describe":
-            return ServerState(server.round, server.state, server.extra | self._site_heads(replies))
-        states, counts = in_canonical_order([reply.state for reply in replies], [reply.counts for reply in replies])
-        stats = pooled_norm_stats(states, self.groups, site_weights(counts, self.tau, self.weighting))
-        return ServerState(server.round, server.state | stats, server.extra)
+            return replace(server, extra=server.extra | {HEADS_OF + n: t for n, t in self._site_heads(replies).items()})
+        stats, weights = MixtureStats(self.groups), self.weights(server.counts)
+        for reply in replies:
+            stats.add(reply.state, weights[reply.site])
+        return replace(server, state=server.state | stats.value())
 
-    def _site_heads(self, replies: Sequence[Reply]) -> State:
+    def _site_heads(self, replies: Iterable[Reply]) -> State:
         """Return the tensors of ``SiteHeads``; none where no site has rows of its own."""
-        moments = {reply.site: reply.moments for reply in replies if reply.moments is not None}
-        if not moments:
-            return {}
         names = [name for name, group in self.groups.items() if group == "head"]
-        rows = {reply.site: {name: reply.state[name] for name in names} for reply in replies}
-        own = {reply.site: torch.from_numpy(own_rows(reply.counts)) for reply in replies}
-        return pack_heads(moments, own, rows)
-
-    def _kept(self, state: State) -> State:
-        kept = {"norm_stats": self.normalization == "site", "head": self.head == "site"}
-        return {name: state[name] for name, group in self.groups.items() if kept.get(group, False)}
+        moments: dict[str, FeatureMoments] = {}
+        rows: dict[str, State] = {}
+        own: State = {}
+        for reply in replies:
+            rows[reply.site] = {name: reply.state[name] for name in names}
+            own[reply.site] = torch.from_numpy(own_rows(reply.counts))
+            if reply.moments is not None:
+                moments[reply.site] = reply.moments
+        return pack_heads(moments, own, rows) if moments else {}

@@ -1,0 +1,46 @@
+"""What a site keeps between rounds: on its own disk, keyed by round, so that a round that is run again repeats.
+
+The server says which of the site's replies it took last; what the site kept then is what it goes on from. What it
+kept of a reply that was lost is forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hilum.federation.messages import NEVER, Moment
+from hilum.training.state import State, load_state, save_state
+
+
+@dataclass(frozen=True)
+class SiteMemory:
+    """The states of one site of one run in ``directory``: the newest, and those that may be gone on from."""
+
+    directory: Path
+
+    def at(self, moment: Moment) -> State:
+        """Return what the site had kept after the task of ``moment``; nothing where it had kept nothing."""
+        kept = [when for when in self._kept() if when <= moment]
+        return load_state(self._path(*kept[-1])) if kept else {}
+
+    def keep(self, now: Moment, state: State, taken: Moment = NEVER, lowest: Moment = NEVER) -> None:
+        """Keep the state after the task of ``now``, and forget all but those that may be gone on from.
+
+        These are the states at ``taken``, the one before it, where the server's last checkpoint is damaged, and the one
+        at ``lowest``.
+        """
+        before = self._kept()
+        if not state and not before:
+            return
+        save_state(self._path(*now), state)
+        needed = [when for when in before if when <= taken][-2:] + [when for when in before if when <= lowest][-1:]
+        for when in {*before} - {now, *needed}:
+            self._path(*when).unlink()
+
+    def _kept(self) -> list[Moment]:
+        stems = (path.stem.split("_") for path in self.directory.glob("round_*.safetensors"))
+        return sorted((int(round_), int(wave)) for _, round_, wave in stems)
+
+    def _path(self, round_: int, wave: int) -> Path:
+        return self.directory / f"round_{round_:05d}_{wave:04d}.safetensors"

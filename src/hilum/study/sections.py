@@ -1,0 +1,81 @@
+"""What the sections of a study file are made of: strict models, names with options, checks against registries."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from hilum.errors import HilumError
+from hilum.study.mistakes import suggestion
+
+# What a pooling, a database or a strategy gets from hilum or from other keys of the study.
+GIVEN = (
+    "channels",
+    "findings",
+    "cls",
+    "root",
+    "labels_only",
+    "groups",
+    "whole",
+    "tau",
+    "normalization",
+    "weighting",
+    "head",
+)
+
+
+def no_truth(value: Any) -> Any:
+    """Refuse true and false where a number belongs: Python would take them as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number; found {str(value).lower()}")
+    return value
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1), BeforeValidator(no_truth)]
+
+
+class Section(BaseModel):
+    """A part of the study file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class NamedOptions(BaseModel):
+    """A registered name with its options: ``linear_softmax``, or ``{name: top_k, fraction: 0.1}``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+def checked(check: Any, name: str) -> str:
+    """Return what ``check`` makes of a name; its ``HilumError`` becomes a mistake in the study file."""
+    try:
+        return str(check(name))
+    except HilumError as error:
+        raise ValueError(str(error)) from None
+
+
+def with_options(registry: Any, value: NamedOptions) -> NamedOptions:
+    """Check the name, and that what it names takes the options."""
+    registered(registry, value.name)
+    known: list[str] = []
+    for option in value.model_extra or {}:
+        named = registry.load(value.name)
+        known = known or [p for p in signature(getattr(named, "read", named)).parameters if p not in GIVEN]
+        if option not in known:
+            raise ValueError(f"'{value.name}' has no option '{option}'.{suggestion(option, known)}")
+    return value
+
+
+def registered(registry: Any, name: str) -> str:
+    """Return ``name`` if the registry holds it."""
+    checked(registry.__getitem__, name)
+    return name
