@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import yaml
@@ -13,6 +14,7 @@ from hilum.report.results import Figure, Results, mean_over
 
 METRIC, POINTING = "auroc", "pointing_game"
 FEW_POSITIVES = 20
+NAMED_ARMS = ("local", "pooled", "federated")
 MOST_NAMED = 4
 
 
@@ -95,7 +97,7 @@ def _compared(run: RunDirectory, results: Results) -> list[str]:
     findings = plural(len(facts.findings), "finding") if many else listing(facts.findings)
     first = (
         f"One model for {findings} was trained in {plural(len(facts.arms), 'way')}: "
-        f"{'; '.join(ways.get(arm, arm) for arm in facts.arms)}."
+        f"{'; '.join([ways[arm] for arm in facts.arms if arm in ways] + _further_named(facts.arms))}."
     )
     where = f"Training used {plural(len(results.training), 'site')} ({listing([s.name for s in results.training])})"
     where += (
@@ -108,19 +110,47 @@ def _compared(run: RunDirectory, results: Results) -> list[str]:
     return [first, f"{where} {seeds} Every figure below is on test patients that no model was trained on."]
 
 
+def _further(arms: Sequence[str]) -> list[str]:
+    """Return the federations beside the three arms that every study may have."""
+    return [arm for arm in arms if arm not in NAMED_ARMS]
+
+
+def _further_named(arms: Sequence[str]) -> list[str]:
+    further = _further(arms)
+    return [f"{plural(len(further), 'further federation')} ({listing(further)})"] if further else []
+
+
 def _scores(run: RunDirectory, rows: list[Headline], shared: list[SiteFacts]) -> list[str]:
     if not shared:
         return ["No training site has a macro AUROC under every arm, so the arms have no common mean."]
     names = {"local": "each site's own local model", "pooled": "the pooled model"}
-    parts = [f"{names.get(r.arm, f'the {r.arm} model')} {_text(r.mean)}" for r in _federated_first(rows)]
+    named = [r for r in _federated_first(rows) if r.arm in NAMED_ARMS]
+    parts = [f"{names.get(r.arm, f'the {r.arm} model')} {_text(r.mean)}" for r in named]
     where = f"{plural(len(shared), 'training site')} where every arm has one ({listing([s.name for s in shared])})"
     sentences = [f"Macro AUROC, mean over the {where}: {', '.join(parts)}."]
     sentences += [
         f"Federated minus {r.arm}, on the same patients: {_verdict(r.against, r.arm)}"
-        for r in rows
+        for r in named
         if r.against is not None and r.against.value is not None
     ]
-    return sentences
+    return sentences + _against_further([r for r in rows if r.arm not in NAMED_ARMS])
+
+
+def _against_further(rows: list[Headline]) -> list[str]:
+    """Say in one sentence whom the federated arm beats, and who beats it, of the further federations."""
+    known = [(r.arm, r.against) for r in rows if r.against is not None and r.against.low is not None]
+    if not known:
+        return []
+    better = [arm for arm, d in known if d.low is not None and d.low > 0]
+    worse = [arm for arm, d in known if d.high is not None and d.high < 0]
+    rest = len(known) - len(better) - len(worse)
+    parts = [f"better than {listing(better)}"] if better else []
+    parts += [f"worse than {listing(worse)}"] if worse else []
+    parts += [f"no difference shown from {'the other ' if parts else ''}{rest}"] if rest else []
+    return [
+        f"Federated beside {plural(len(known), 'further federation')}, on the same patients: {'; '.join(parts)}. "
+        "The table has the figures; the intervals are not corrected for their number."
+    ]
 
 
 def _federated_first(rows: list[Headline]) -> list[Headline]:
@@ -142,7 +172,8 @@ def _verdict(figure: Figure, arm: str) -> str:
 def _outside(run: RunDirectory, results: Results) -> list[str]:
     sentences = []
     for site in (s for s in run.sites if s.outside):
-        figures = {arm: results.of_arm(arm, site, MACRO) for arm in run.run.arms}
+        named = [arm for arm in run.run.arms if arm in NAMED_ARMS] or run.run.arms
+        figures = {arm: results.of_arm(arm, site, MACRO) for arm in named}
         parts = [f"{arm} {_text(f)}" for arm, f in figures.items() if f.value is not None]
         why = next((f.reason for f in figures.values() if f.reason), "not computed")
         text = f"{', '.join(parts)}." if parts else f"no macro AUROC ({why})."
