@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hilum.federation.compression.base import Compression
+from hilum.federation.memory import SiteMemory
+from hilum.federation.messages import NEVER, Lost, Moment, Reply, ServerState, Task
+from hilum.federation.rounds import AFTER_ALL_WAVES, Federation, RoundsPlan
+from hilum.federation.runtimes.in_process import InProcess, Presence
+from hilum.federation.topology.star import Star
+from hilum.federation.worker import Worker
 from hilum.images.augmentation import Augmentation
 from hilum.models.classifier import LocalizingClassifier, build_model
 from hilum.sites.examples import Examples
 from hilum.training.loop import LocalTrainer, TrainingPlan
 from hilum.training.optimizers import OptimizerPlan
+from hilum.training.state import State, copy_state
 
+EVEN = np.array([0.5, 0.5])
 NOTHING = Augmentation(strength=0.0, flip=False)
 
 
@@ -88,3 +98,85 @@ def tensors_of(site: FakeSite, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (N, 1, S, S) in [0, 1] and targets (N, C) of a split, in order."""
     rows = site.indices(split)
     return torch.from_numpy(site.stored[rows]).unsqueeze(1).float().div(255), torch.from_numpy(site.targets[rows])
+
+
+@dataclass
+class Hospitals:
+    """Sites at work in this process, their memories below ``folder``, and the server's half of a round by hand."""
+
+    strategy: Any
+    trainers: dict[str, LocalTrainer]
+    folder: Path
+
+    @classmethod
+    def of(cls, folder: Path, strategy: Any, *sites: FakeSite, **plan: Any) -> Hospitals:
+        return cls(strategy, {site.name: fake_trainer(site, **plan) for site in sites}, folder)
+
+    @property
+    def workers(self) -> list[Worker]:
+        none = Compression(getattr(self.strategy, "groups", {}))
+        return [Worker(t, SiteMemory(self.folder / n), self.strategy, none) for n, t in self.trainers.items()]
+
+    @property
+    def runtime(self) -> InProcess:
+        return InProcess(self.workers)
+
+    def kept(self, site: str, moment: Moment = (9999, 99999)) -> State:
+        """What a site kept last."""
+        return SiteMemory(self.folder / site).at(moment)
+
+    def start(self, state: State | None = None) -> ServerState:
+        """A server that has trained nothing and knows the counts of all sites."""
+        server = ServerState(0, copy_state(tiny_model()) if state is None else state)
+        return self.strategy.join(server, {r.site: r.counts for r in self.replies(server, "count")})
+
+    def replies(self, server: ServerState, kind: str = "train", prior: NDArray[np.float64] = EVEN) -> list[Reply]:
+        """Replies of all sites to a task from the server's state, sorted by site."""
+        train = kind == "train"
+        tasks = {
+            name: Task(
+                kind,
+                server.round + train,
+                server.state,
+                prior,
+                wave=0 if train else AFTER_ALL_WAVES,
+                extra=self.strategy.extra_for(name, server) if train else {},
+                taken=server.taken.get(name, NEVER),
+            )
+            for name in self.trainers
+        }
+        return [_answered(reply) for reply in self.runtime.exchange(tasks)]
+
+    def taking(self, server: ServerState, replies: Sequence[Reply]) -> ServerState:
+        """The server after a round with these replies, in this order."""
+        tally = self.strategy.collect(server, replies, {r.site: server.counts[r.site] for r in replies})
+        after = self.strategy.step(server, tally)
+        taken = {reply.site: (reply.round, 0) for reply in replies}
+        return replace(after, round=server.round + 1, taken={**server.taken, **taken})
+
+    def rounds(self, number: int, server: ServerState | None = None) -> tuple[ServerState, list[Reply]]:
+        """The server after so many rounds, and the replies of the last."""
+        server, last = server or self.start(), []
+        for _ in range(number):
+            last = self.replies(server)
+            server = self.taking(server, last)
+        return server, last
+
+    def closed(self, server: ServerState) -> ServerState:
+        """The server after the closing tasks."""
+        for kind in self.strategy.closing(len(self.trainers)):
+            server = self.strategy.close_at_server(kind, server, self.replies(server, kind))
+            moment = (server.round, AFTER_ALL_WAVES)
+            server = replace(server, taken=dict.fromkeys(self.trainers, moment))
+        return server
+
+    def federation(self, plan: RoundsPlan, topology: Star | None = None, **presence: Presence) -> Federation:
+        """The round loop over these sites."""
+        none = Compression(getattr(self.strategy, "groups", {}))
+        return Federation(self.strategy, topology or Star(), none, InProcess(self.workers, presence), plan)
+
+
+def _answered(reply: Reply | Lost) -> Reply:
+    if isinstance(reply, Lost):
+        raise reply.error or AssertionError(reply)
+    return reply

@@ -189,6 +189,17 @@ def test_data_manifest_writes_labels_and_boxes(hospital: Path, tmp_path: Path) -
             assert tuple(size) == image.size
 
 
+def test_data_manifest_gives_boxes_of_dicom_in_pixels(tmp_path: Path) -> None:
+    DATABASES.load("vindr").write_replica(tmp_path / "db")
+    out = tmp_path / "m.csv"
+    assert hospitals.hilum("data", "manifest", "vindr", tmp_path / "db", "--out", out).status == 0
+    boxes = pd.read_csv(tmp_path / "m.boxes.csv")
+    fractions = DATABASES.load("vindr").read(tmp_path / "db").boxes
+    assert (boxes["width"].unique(), boxes["height"].unique()) == (96, 120)
+    corners = ["x0", "y0", "x1", "y1"]
+    np.testing.assert_allclose(boxes[corners], fractions[corners] * [96, 120, 96, 120], rtol=1e-4)
+
+
 def test_data_manifest_without_boxes_writes_one_file(tmp_path: Path) -> None:
     DATABASES.load("shenzhen").write_replica(tmp_path / "db")
     assert hospitals.hilum("data", "manifest", "shenzhen", tmp_path / "db", "--out", tmp_path / "m.csv").status == 0

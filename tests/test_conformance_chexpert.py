@@ -66,4 +66,4 @@ def test_ages_and_sexes(manifest):
     images = manifest.images
     assert (images["age_years"].isna().sum(), images["age_years"].min(), images["age_years"].max()) == (3, 18, 90)
     assert images["sex_male"].value_counts(dropna=False).tolist() == [132_636, 90_777, 1]
-    assert manifest.problem_counts() == {"age not plausible": 3, "label table not on disk": 1}
+    assert manifest.problem_counts() == {"age not plausible": 3, "official file not on disk": 1}

@@ -41,4 +41,4 @@ def test_boxes(manifest):
 
 def test_without_the_classes_no_finding_is_unknown(manifest):
     assert manifest.counts()["findings"]["No Finding"]["unknown"] == 26_684
-    assert "file of classes not on disk" in manifest.problem_counts()
+    assert "official file not on disk" in manifest.problem_counts()

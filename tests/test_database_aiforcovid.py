@@ -1,6 +1,8 @@
 """AIforCOVID: releases and challenge, hospitals, prognosis, clinical values, codes of sex and spreadsheets."""
 
+import re
 import sys
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -167,6 +169,18 @@ def test_a_spreadsheet_reads_as_its_csv(root, end):
     assert manifest.extra.equals(expected.extra)
     assert manifest.problems == ()
     assert manifest.rows[0] == f"AIforCOVID{end} row 2"
+
+
+def test_a_spreadsheet_that_states_too_small_a_size_is_read_whole(root):
+    pytest.importorskip("openpyxl")
+    expected = AIforCOVID.read(root)
+    to_sheet(root / "AIforCOVID.csv", ".xlsx")
+    with ZipFile(root / "AIforCOVID.xlsx") as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    with ZipFile(root / "AIforCOVID.xlsx", "w") as book:
+        for name, part in parts.items():
+            book.writestr(name, re.sub(rb'<dimension ref="[^"]*"', b'<dimension ref="A1:E2"', part))
+    assert AIforCOVID.read(root).labels.equals(expected.labels)
 
 
 def test_a_csv_goes_before_its_spreadsheet(root):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from fakes import FakeSite, fake_site, fake_trainer, tensors_of, tiny_model
+from fakes import FakeSite, Hospitals, fake_site, fake_trainer, tensors_of, tiny_model
 from hilum.errors import StudyError
-from hilum.federation.messages import Reply, ServerState, Task
-from hilum.federation.runtimes.in_process import InProcess
+from hilum.federation.messages import Reply, Task
 from hilum.federation.strategies import STRATEGIES
 from hilum.federation.strategies.fedavg import NORMALIZATION_POLICIES, FedAvg
 from hilum.training.losses.masked_bce import masked_bce
@@ -21,25 +21,13 @@ from hilum.training.state import State, copy_state, fingerprint
 PRIOR = np.array([0.5, 0.5])
 GROUPS = tiny_model().state_groups()
 STATS = [name for name, group in GROUPS.items() if group == "norm_stats"]
+NORM = [name for name, group in GROUPS.items() if group in ("norm_stats", "norm_affine")]
 WEIGHTS = [name for name, group in GROUPS.items() if group != "norm_stats"]
 SITES = (fake_site("a", train=6), fake_site("b", train=10, seed=1))
 
 
-def federation(strategy: FedAvg, sites: tuple[FakeSite, ...] = SITES, **plan: Any) -> InProcess:
-    return InProcess(strategy, [fake_trainer(site, **plan) for site in sites])
-
-
-def replies(runtime: InProcess, server: ServerState, kind: str = "train") -> list[Reply]:
-    task = Task(kind, server.round + (kind == "train"), server.state, PRIOR)
-    return runtime.exchange({name: task for name in runtime.sites()})
-
-
-def rounds(runtime: InProcess, number: int) -> tuple[ServerState, list[Reply]]:
-    server, last = ServerState(0, copy_state(tiny_model())), []
-    for _ in range(number):
-        last = replies(runtime, server)
-        server = runtime.strategy.at_server(server, last)
-    return server, last
+def hospitals(folder: Path, strategy: FedAvg, sites: tuple[FakeSite, ...] = SITES, **plan: Any) -> Hospitals:
+    return Hospitals.of(folder, strategy, *sites, **plan)
 
 
 def floats(state: State) -> State:
@@ -50,14 +38,14 @@ def test_the_registry_holds_it() -> None:
     assert STRATEGIES.load("fedavg") is FedAvg
 
 
-def test_one_full_batch_step_is_pooled_gradient_descent() -> None:
+def test_one_full_batch_step_is_pooled_gradient_descent(tmp_path: Path) -> None:
     """Card 11 (i), in evaluation mode of the normalization, whose batch statistics are no sum over sites."""
     plan = OptimizerPlan("sgd", lr=0.1, head_lr=1.0, weight_decay=0.0, momentum=0.9, clip=1e9, warmup=0)
-    runtime = InProcess(
-        FedAvg(GROUPS, tau=1.0),
-        [fake_trainer(s, updates=1, batch=len(s.indices("train")), optimizer=plan, freeze_norm=True) for s in SITES],
-    )
-    server, _ = rounds(runtime, 1)
+    trainers = {
+        s.name: fake_trainer(s, updates=1, batch=len(s.indices("train")), optimizer=plan, freeze_norm=True)
+        for s in SITES
+    }
+    server, _ = Hospitals(FedAvg(GROUPS, tau=1.0), trainers, tmp_path).rounds(1)
     model = tiny_model().eval()
     parts = [tensors_of(site, "train") for site in SITES]
     loss = masked_bce(model(torch.cat([p[0] for p in parts])).logits, torch.cat([p[1] for p in parts]))
@@ -71,8 +59,8 @@ def test_one_full_batch_step_is_pooled_gradient_descent() -> None:
     assert moved > 1e-3
 
 
-def test_one_site_is_plain_training() -> None:
-    server, _ = rounds(federation(FedAvg(GROUPS), SITES[:1]), 3)
+def test_one_site_is_plain_training(tmp_path: Path) -> None:
+    server, _ = hospitals(tmp_path, FedAvg(GROUPS), SITES[:1]).rounds(3)
     trainer, state = fake_trainer(SITES[0]), copy_state(tiny_model())
     for round_ in (1, 2, 3):
         state = trainer.fit(state, round_, PRIOR).state
@@ -80,32 +68,32 @@ def test_one_site_is_plain_training() -> None:
 
 
 @pytest.mark.parametrize("policy", NORMALIZATION_POLICIES)
-def test_the_order_of_the_sites_changes_no_bit(policy: str) -> None:
+def test_the_order_of_the_sites_changes_no_bit(policy: str, tmp_path: Path) -> None:
     sites = (*SITES, fake_site("c", train=6, seed=2))
     found = set()
-    for order in (sites, sites[::-1], sites[1:] + sites[:1]):
-        strategy = FedAvg(GROUPS, normalization=policy)
-        runtime = federation(strategy, order)
-        server, _ = rounds(runtime, 2)
-        final = strategy.close_at_server("recalibrate", server, replies(runtime, server, "recalibrate"))
-        found.add(fingerprint(final.state))
+    for k, order in enumerate((sites, sites[::-1], sites[1:] + sites[:1])):
+        federation = hospitals(tmp_path / str(k), FedAvg(GROUPS, normalization=policy), order)
+        server, _ = federation.rounds(2)
+        found.add(fingerprint(federation.closed(server).state))
     assert len(found) == 1
 
 
-def test_sites_answer_with_their_counts_and_nothing_of_their_images() -> None:
+def test_sites_answer_with_their_counts_and_nothing_of_their_images(tmp_path: Path) -> None:
     site = fake_site("a", train=6, unknown=[1])
-    reply = replies(federation(FedAvg(GROUPS), (site,)), ServerState(0, copy_state(tiny_model())))[0]
+    federation = hospitals(tmp_path, FedAvg(GROUPS), (site,))
+    reply = federation.replies(federation.start())[0]
     train = site.targets[site.indices("train")]
     assert (reply.site, reply.round, reply.updates) == ("a", 1, 2)
     assert reply.counts.images == 6
     assert reply.counts.known.tolist() == [6, 0]
     assert reply.counts.positive.tolist() == [int(np.nansum(train[:, 0])), 0]
     assert set(reply.state) == set(tiny_model().state_dict())
+    assert reply.extra == {}
 
 
-def test_a_finding_that_one_site_labels_comes_from_that_site() -> None:
+def test_a_finding_that_one_site_labels_comes_from_that_site(tmp_path: Path) -> None:
     sites = (fake_site("a", unknown=[1]), fake_site("b", seed=1))
-    server, answers = rounds(federation(FedAvg(GROUPS), sites), 1)
+    server, answers = hospitals(tmp_path, FedAvg(GROUPS), sites).rounds(1)
     assert torch.equal(server.state["head.weight"][1], answers[1].state["head.weight"][1])
     assert not torch.equal(server.state["head.weight"][0], answers[1].state["head.weight"][0])
 
@@ -115,38 +103,39 @@ def mean_of(answers: list[Reply], name: str, tau: float = 0.5) -> torch.Tensor:
     return sum(float(w) * reply.state[name].double() for w, reply in zip(n / n.sum(), answers, strict=True)).float()
 
 
-def test_averaged_statistics_are_sent_back_like_weights() -> None:
-    runtime = federation(FedAvg(GROUPS, normalization="averaged"))
-    server, answers = rounds(runtime, 2)
+def test_averaged_statistics_are_sent_back_like_weights(tmp_path: Path) -> None:
+    federation = hospitals(tmp_path, FedAvg(GROUPS, normalization="averaged"))
+    server, answers = federation.rounds(2)
     for name in STATS:
         torch.testing.assert_close(server.state[name], mean_of(answers, name))
-    assert runtime.site_states == {"a": {}, "b": {}}
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_site_statistics_stay_and_the_server_keeps_their_average() -> None:
-    runtime = federation(FedAvg(GROUPS, normalization="site"))
-    server, answers = rounds(runtime, 2)
+@pytest.mark.parametrize(("policy", "stays"), [("site", STATS), ("local", NORM)])
+def test_normalization_of_the_site_stays_and_the_server_keeps_the_average(
+    policy: str, stays: list[str], tmp_path: Path
+) -> None:
+    federation = hospitals(tmp_path, FedAvg(GROUPS, normalization=policy))
+    server, answers = federation.rounds(2)
     for reply in answers:
-        kept = runtime.site_states[reply.site]
-        assert set(kept) == set(STATS)
-        assert all(torch.equal(kept[name], reply.state[name]) for name in STATS)
-    for name in STATS:
+        kept = federation.kept(reply.site)
+        assert set(kept) == set(stays)
+        assert all(torch.equal(kept[name], reply.state[name]) for name in stays)
+    for name in stays:
         torch.testing.assert_close(server.state[name], mean_of(answers, name))
-    # The next round starts from the site's own statistics: with no learning it only moves on from them.
-    trainer = fake_trainer(SITES[0], freeze_norm=True)
-    task = Task("train", 3, server.state, PRIOR)
-    reply, _ = runtime.strategy.at_site(task, runtime.site_states["a"], trainer)
-    assert all(torch.equal(reply.state[name], runtime.site_states["a"][name]) for name in STATS)
-    losses = runtime.validate(server.state)
-    assert losses["a"] == fake_trainer(SITES[0]).validate(server.state | runtime.site_states["a"])["a"]
+    # The next round starts from the site's own: statistics only move on from them where nothing is learned.
+    trainer, kept = fake_trainer(SITES[0], freeze_norm=True), federation.kept("a")
+    reply, _ = federation.strategy.at_site(Task("train", 3, server.state, PRIOR), kept, trainer)
+    assert all(torch.equal(reply.state[name], kept[name]) for name in STATS)
+    losses = federation.replies(server, "validate")[0].validation
+    assert losses["a"] == fake_trainer(SITES[0]).validate(server.state | kept)["a"]
     assert losses["a"] != fake_trainer(SITES[0]).validate(server.state)["a"]
 
 
-def test_recalibrated_statistics_are_those_of_the_mixture_and_the_weights_stay() -> None:
-    strategy = FedAvg(GROUPS, tau=1.0, normalization="recalibrated")
-    runtime = federation(strategy)
-    server, _ = rounds(runtime, 2)
-    final = strategy.close_at_server("recalibrate", server, replies(runtime, server, "recalibrate"))
+def test_recalibrated_statistics_are_those_of_the_mixture_and_the_weights_stay(tmp_path: Path) -> None:
+    federation = hospitals(tmp_path, FedAvg(GROUPS, tau=1.0, normalization="recalibrated"))
+    server, _ = federation.rounds(2)
+    final = federation.closed(server)
     assert final.round == server.round == 2
     assert all(torch.equal(final.state[name], server.state[name]) for name in WEIGHTS)
     images = torch.cat([tensors_of(site, "train")[0] for site in SITES])
@@ -161,8 +150,8 @@ def test_recalibrated_statistics_are_those_of_the_mixture_and_the_weights_stay()
     assert not np.allclose(server.state["backbone.stem.1.running_var"].numpy(), var, rtol=0.01)
 
 
-def test_frozen_statistics_are_those_the_trunk_came_with() -> None:
-    server, _ = rounds(federation(FedAvg(GROUPS, normalization="frozen"), freeze_norm=True), 2)
+def test_frozen_statistics_are_those_the_trunk_came_with(tmp_path: Path) -> None:
+    server, _ = hospitals(tmp_path, FedAvg(GROUPS, normalization="frozen"), freeze_norm=True).rounds(2)
     start = tiny_model().state_dict()
     assert all(torch.equal(server.state[name], start[name]) for name in STATS)
     assert not all(torch.equal(server.state[name], start[name]) for name in WEIGHTS)

@@ -373,6 +373,7 @@ def test_a_shutter_turns_with_the_image_and_the_intensity_does_not_count_it(tmp_
         ({"ViewPosition": "RL"}, "LATERAL"),
         ({"ViewPosition": "LATERAL", "PatientOrientation": ["L", "F"]}, "LATERAL"),
         ({"ViewPosition": "LLD"}, None),
+        ({"ViewPosition": "LEFT LAT DECUB"}, None),
         ({"ViewPosition": ""}, None),
         ({"ViewPosition": "", "PatientOrientation": ["L", "F"]}, "FRONTAL"),
         ({"ViewPosition": "", "PatientOrientation": ["A", "F"]}, "LATERAL"),

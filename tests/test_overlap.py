@@ -16,7 +16,10 @@ from hilum.databases.replica import draw_radiograph
 from hilum.images.fingerprint import BITS, NEAR, near_pairs, perceptual_hash
 from hilum.images.intensity import normalize
 from hilum.images.letterbox import letterbox
-from hilum.sites.overlap import Fingerprint, shared
+from hilum.sites.overlap import Fingerprint, fingerprint, shared
+from hilum.sites.site import Site
+from hilum.study.hospitals import load_sites
+from hilum.study.spec import load_study
 
 
 def hashes(films: list[Image.Image], size: int = 128) -> np.ndarray:
@@ -111,7 +114,9 @@ def test_an_inverted_copy_is_found(films: list[Image.Image]) -> None:
     assert own <= {(int(i), int(j)) for i, j in near_pairs(hashes(films), inverted)}
 
 
-def test_near_pairs_are_those_of_the_distance() -> None:
+@pytest.mark.parametrize("cells", [1, 200, 2**25])
+def test_near_pairs_are_those_of_the_distance(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hilum.images.fingerprint.CELLS", cells)
     draws = np.random.default_rng(1)
     a = draws.random((40, 2, BITS)) < 0.5
     a[::2, 1] = a[::2, 0]
@@ -145,6 +150,22 @@ def test_what_two_sites_share_is_counted_and_named() -> None:
 def test_images_that_look_the_same_are_shared_unless_nobody_asks() -> None:
     a, b = of("ab", "cd"), of("ef", "gh", of("ab", "cd").look[::-1])
     assert (shared(a, b).alike, shared(a, b, None).alike) == (2, 0)
+
+
+def test_a_site_is_hashed_in_blocks(tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All squares of a large database at once would not fit into memory."""
+    site = load_sites(load_study(tiny_study), tiny_study.parent / "cache")[0]
+    at_once, images, taken = fingerprint(site).look, Site.images, []
+
+    def counted(site: Site, rows: np.ndarray) -> np.ndarray:
+        taken.append(len(rows))
+        return images(site, rows)
+
+    monkeypatch.setattr(Site, "images", counted)
+    monkeypatch.setattr("hilum.sites.overlap.CHUNK", 7)
+    np.testing.assert_array_equal(fingerprint(site).look, at_once)
+    assert sum(taken) == len(at_once)
+    assert max(taken) == 7
 
 
 def rewrite_copy(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import hospitals
+from hilum.databases.replica_dicom import save_dicom_radiograph
 from hilum.federation import aggregation
 from hilum.study import inference
 from hilum.training.inference import Inferred
@@ -102,6 +104,13 @@ def test_paths_stay_as_they_were_given(
     assert list(predicted(tmp_path / "out")["image"]) == ["./films/wide.png", "films/../films/more/tall.png"]
 
 
+def test_a_name_that_is_not_utf8_is_written_byte_for_byte(tiny_run: Path, films: Path, tmp_path: Path) -> None:
+    (films / "wide.png").rename(films / os.fsdecode(b"M\xfcller.png"))
+    assert hospitals.hilum("predict", tiny_run, films, "--out", tmp_path / "out").status == 0
+    for table in ("predictions.csv", "maps/index.csv"):
+        assert b"M\xfcller.png" in (tmp_path / "out" / table).read_bytes()
+
+
 def test_images_of_one_stem_keep_their_maps(tiny_run: Path, films: Path, tmp_path: Path) -> None:
     shutil.copy(films / "wide.png", films / "more/square.png")
     hospitals.hilum("predict", tiny_run, films / "square.png", films / "more/square.png", "--out", tmp_path / "out")
@@ -132,18 +141,19 @@ def test_the_index_says_which_map_is_whose(tiny_run: Path, films: Path, tmp_path
             )
 
 
+def brightness(model: Any, batches: Any, precision: str, flip: bool) -> Inferred:
+    """Stand in for inference: the map of every finding is the brightness of each cell."""
+    cells = torch.cat([torch.nn.functional.avg_pool2d(images, 4) for images in batches])
+    cells = cells.repeat(1, len(FINDINGS), 1, 1).numpy()
+    return Inferred(cells.max((2, 3)), cells)
+
+
 @pytest.mark.parametrize(("width", "height"), [(120, 60), (60, 120), (90, 90), (500, 200)])
 @pytest.mark.parametrize(("x", "y"), [(0.25, 0.3), (0.8, 0.75)])
 def test_the_bright_part_of_a_map_lies_on_the_disc(
     width: int, height: int, x: float, y: float, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model whose map is the brightness of each cell points at the disc, whatever the letterbox padded."""
-
-    def brightness(model: Any, batches: Any, precision: str, flip: bool) -> Inferred:
-        cells = torch.cat([torch.nn.functional.avg_pool2d(images, 4) for images in batches])
-        cells = cells.repeat(1, len(FINDINGS), 1, 1).numpy()
-        return Inferred(cells.max((2, 3)), cells)
-
     monkeypatch.setattr(inference, "infer", brightness)
     side = min(width, height)
     pixels = hospitals.disc(width, height, x * width, y * height, side / 6, np.random.default_rng(1))
@@ -162,6 +172,64 @@ def broken(films: Path) -> Path:
     path = films / "broken.png"
     path.write_bytes((films / "wide.png").read_bytes()[:200])
     return path
+
+
+def test_lateral_films_are_left_out_with_the_reason(tiny_run: Path, tmp_path: Path) -> None:
+    films, out = tmp_path / "films", tmp_path / "out"
+    save_dicom_radiograph(films / "a.dcm", view="PA")
+    save_dicom_radiograph(films / "b.dcm", view="LL")
+    save_dicom_radiograph(films / "c.dcm", view="AP")
+    outcome = hospitals.hilum("predict", tiny_run, films, "--out", out)
+    assert outcome.status == 0
+    assert f"left out: {films / 'b.dcm'}: lateral view: expected a frontal radiograph" in outcome.err
+    assert list(predicted(out)["image"]) == [str(films / "a.dcm"), str(films / "c.dcm")]
+    alone = hospitals.hilum("predict", tiny_run, films / "b.dcm", "--out", out)
+    assert alone.status == 1
+    assert "b.dcm: lateral view" in alone.err
+
+
+def test_dicom_is_known_by_its_content(tiny_run: Path, tmp_path: Path) -> None:
+    """In a folder without a suffix, and under the suffix of another format; a DICOMDIR holds no image."""
+    films, out = tmp_path / "films", tmp_path / "out"
+    for name in ("IM0001", "IM0002.1", "film.png"):
+        save_dicom_radiograph(films / name)
+    shutil.copy(films / "IM0001", films / "DICOMDIR")
+    (films / "notes").write_text("no film" * 50)
+    outcome = hospitals.hilum("predict", tiny_run, films, "--out", out)
+    assert outcome.status == 0, outcome.err
+    assert list(predicted(out)["image"]) == [str(films / name) for name in ("IM0001", "IM0002.1", "film.png")]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "store"),
+    [
+        (["L", "F"], lambda film: film),
+        (["R", "F"], lambda film: film[:, ::-1]),
+        (["L", "H"], lambda film: film[::-1]),
+        (["F", "L"], lambda film: film.T),
+        (["F", "R"], lambda film: film.T[::-1]),
+        (["H", "R"], lambda film: film.T[::-1, ::-1]),
+    ],
+)
+def test_maps_of_turned_films_lie_on_the_film_as_it_is_stored(
+    orientation: list[str], store: Any, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The models see the standing film however it was stored; each map is stored as its film is."""
+    monkeypatch.setattr(inference, "infer", brightness)
+    film = np.random.default_rng(0).integers(0, 4096, (60, 100)).astype(np.uint16)
+    film[10:30, 10:40] += 20000
+    for name, pixels, stated in (("standing", film, ["L", "F"]), ("stored", store(film), orientation)):
+        rows, columns = pixels.shape
+        tags = {"PixelData": pixels.tobytes(), "Rows": rows, "Columns": columns, "PatientOrientation": stated}
+        save_dicom_radiograph(tmp_path / f"{name}.dcm", BitsStored=16, HighBit=15, **tags)
+    given = (tmp_path / "standing.dcm", tmp_path / "stored.dcm")
+    assert hospitals.hilum("predict", tiny_run, *given, "--out", tmp_path / "out").status == 0
+    standing, stored = predicted(tmp_path / "out")[FINDINGS].to_numpy()
+    np.testing.assert_allclose(standing, stored, rtol=1e-4)
+    with np.load(tmp_path / "out/maps/standing.npz") as a, np.load(tmp_path / "out/maps/stored.npz") as b:
+        for finding in FINDINGS:
+            assert np.ptp(a[finding].astype(float)) > 0.3
+            np.testing.assert_allclose(b[finding], store(a[finding]), atol=1e-3)
 
 
 def test_an_unreadable_image_is_refused_or_left_out(tiny_run: Path, films: Path, tmp_path: Path) -> None:
@@ -204,7 +272,7 @@ def test_a_wrong_choice_is_told(
 def test_a_path_without_images_is_told(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path, told in (
-        ("empty", "Expected PNG, JPEG or DICOM (.dcm) files in the folder"),
+        ("empty", "Expected PNG, JPEG or DICOM files in the folder"),
         ("absent.png", "there is none"),
     ):
         outcome = hospitals.hilum("predict", tiny_run, tmp_path / path, "--out", tmp_path / "out")

@@ -89,6 +89,90 @@ def test_killed_run_resumes_to_the_same_bytes(tiny_study: Path, tiny_run: Path, 
     assert json.loads((root / "run.json").read_text())["finished"]
 
 
+FEDERATIONS = {
+    "scaffold": {"strategy": "scaffold"},
+    "iil": {"strategy": "iil", "normalization": "averaged"},
+    "few": {"strategy": "ditto", "participation": 0.5, "patience": 1},
+    "regions": {"topology": {"name": "hierarchy", "regions": {"x": ["north"], "y": ["south"]}, "region_rounds": 2}},
+}
+
+
+def federations(tiny_study: Path, root: Path) -> list[str | Path]:
+    """The command that runs a study of federations that keep something at the server or at the sites."""
+    values = {
+        "federations": json.dumps(FEDERATIONS),
+        "arms": json.dumps([*FEDERATIONS]),
+        "seeds": "[0]",
+        "training.rounds": "3",
+        "evaluation.flip": "false",
+    }
+    return ["study", tiny_study, "--out", root, *(part for k, v in values.items() for part in ("--set", f"{k}={v}"))]
+
+
+@pytest.fixture(scope="module")
+def federated_run(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
+    """What an uninterrupted run of ``federations`` is, and the seconds that it took."""
+    root, started = tmp_path_factory.mktemp("federations") / "run", time.monotonic()
+    process = start(*federations(tiny_study, root))
+    _, told = process.communicate(timeout=5 * SECONDS)
+    assert process.returncode == 0, told
+    return kept(root), time.monotonic() - started
+
+
+def killed_after(seconds: float, command: list[str | Path]) -> bool:
+    """Run a command and kill it after so many seconds; tell whether it still ran then."""
+    process = start(*command)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL)
+    return process.returncode != 0
+
+
+def go_on(command: list[str | Path], root: Path) -> dict[str, Any]:
+    """Let a run go on to its end; return what it is."""
+    process = start(*command, *(["--resume"] if (root / "run.json").exists() else []))
+    _, told = process.communicate(timeout=5 * SECONDS)
+    assert process.returncode == 0, told
+    return kept(root)
+
+
+def test_federations_killed_at_three_moments_of_one_run_resume_to_the_same_bytes(
+    tiny_study: Path, federated_run: tuple[dict[str, Any], float], tmp_path: Path
+) -> None:
+    """Where a site has trained and the server has not heard of it, and after a first round."""
+    root = tmp_path / "run"
+    command = federations(tiny_study, root)
+    for pattern in (
+        "scaffold/scaffold/site_north/round_00002_*.safetensors",
+        "iil/iil/round_0001",
+        "regions/regions/round_0002",
+    ):
+        process = start(*command, *(["--resume"] if root.exists() else []))
+        wait_for(f"rounds/seed_0/{pattern}", root, process)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    assert_same(go_on(command, root), federated_run[0])
+
+
+@pytest.mark.slow
+def test_federations_killed_at_twenty_random_moments_resume_to_the_same_bytes(
+    tiny_study: Path, federated_run: tuple[dict[str, Any], float], tmp_path: Path
+) -> None:
+    expected, seconds = federated_run
+    moments, killed = np.random.default_rng(0).uniform(0.2, 0.95, 20) * seconds, 0
+    for k, moment in enumerate(moments):
+        root = tmp_path / str(k)
+        command = federations(tiny_study, root)
+        killed += killed_after(float(moment), command)
+        assert_same(go_on(command, root), expected)
+        shutil.rmtree(root)
+    assert killed >= 15
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing in hilum catches it."""
 
@@ -106,6 +190,7 @@ def test_every_file_of_a_training_may_be_the_last(
     def train(root: Path, dies_at: int) -> int:
         """Train into ``root``; return how many files were in place when it ended."""
         count = 0
+        RunDirectory(root).write_json("run.json", {"machine": {"device": "cpu"}})
 
         def fsync(_: int) -> None:
             nonlocal count

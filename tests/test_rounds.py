@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from fakes import fake_site, fake_trainer, tiny_model
+from fakes import Hospitals, fake_site, tiny_model
 from hilum.errors import RunError, TrainingError
-from hilum.federation.messages import LabelCounts, Reply, ServerState, Task, check_reply
+from hilum.federation.memory import SiteMemory
+from hilum.federation.messages import NEVER, LabelCounts, Reply, ServerState, Task, check_reply
 from hilum.federation.rounds import (
     KEPT_ROUNDS,
+    Federation,
+    Progress,
     RoundsPlan,
     completed_rounds,
     latest_checkpoint,
-    run_rounds,
     save_checkpoint,
 )
-from hilum.federation.runtimes.in_process import InProcess
 from hilum.federation.strategies.fedavg import NORMALIZATION_POLICIES, FedAvg
 from hilum.images.augmentation import Augmentation
 from hilum.models.site_heads import FeatureMoments
@@ -31,6 +33,7 @@ from hilum.study.spec import parse_study
 from hilum.training.state import State, copy_state, fingerprint
 
 SITES = (fake_site("a"), fake_site("b", train=6, seed=1))
+GROUPS = tiny_model().state_groups()
 Records = list[dict[str, Any]]
 
 
@@ -38,24 +41,28 @@ class Interrupted(Exception):
     pass
 
 
-def runtime(policy: str = "averaged") -> InProcess:
-    strategy = FedAvg(tiny_model().state_groups(), normalization=policy)
-    trainers = [fake_trainer(s, augmentation=Augmentation(), freeze_norm=policy == "frozen") for s in SITES]
-    return InProcess(strategy, trainers)
+def federation(directory: Path, policy: str = "averaged") -> Federation:
+    strategy = FedAvg(GROUPS, normalization=policy)
+    plan = {"augmentation": Augmentation(), "freeze_norm": policy == "frozen"}
+    return Hospitals.of(directory, strategy, *SITES, **plan).federation(RoundsPlan(4, validate_every=3))
 
 
 def run(directory: Path, policy: str = "averaged", stop_in: int | None = None) -> tuple[str, dict[str, str], Records]:
-    """Fingerprints of the final server and site states, and the records."""
-    sites, records = runtime(policy), []
+    """Fingerprints of the final server state and of what the sites keep, and the records."""
+    records: Records = []
 
     def on_round(record: dict[str, Any]) -> None:
         if record["round"] == stop_in:
             raise Interrupted
         records.append(record)
 
-    initial = copy_state(tiny_model())
-    server = run_rounds(sites.strategy, sites, initial, RoundsPlan(4, validate_every=3), directory, on_round)
-    return fingerprint(server.state), {n: fingerprint(s) for n, s in sites.site_states.items()}, records
+    server = federation(directory, policy).run(copy_state(tiny_model()), directory, on_round)
+    kept = {s.name: SiteMemory(directory / s.name).at(server.taken.get(s.name, NEVER)) for s in SITES}
+    return fingerprint(server.state), {name: fingerprint(state) for name, state in kept.items()}, records
+
+
+def without_time(records: Records) -> Records:
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
 @pytest.mark.parametrize("policy", NORMALIZATION_POLICIES)
@@ -67,8 +74,7 @@ def test_resumed_is_uninterrupted(tmp_path: Path, policy: str) -> None:
     resumed, resumed_sites, rest = run(tmp_path / "cut", policy)
     assert (resumed, resumed_sites) == (whole, whole_sites)
     assert [r["round"] for r in rest] == [3, 4]
-    for record, other in zip(records[2:], rest, strict=True):
-        assert {k: v for k, v in record.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+    assert without_time(records[2:]) == without_time(rest)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
@@ -83,16 +89,20 @@ def test_records_say_what_each_round_did(tmp_path: Path) -> None:
     assert [r["validation_loss"] is not None for r in records] == [False, False, True, True]
     assert set(records[3]["validation_loss"]) == set(records[0]["train_loss"]) == {"a", "b"}
     assert all(math.isfinite(loss) for r in records for loss in r["train_loss"].values())
+    model = sum(t.numel() * t.element_size() for t in tiny_model().state_dict().values())
+    assert [r["bytes_up"] / model for r in records] == [2, 2, 2, 2]
+    assert [r["bytes_down"] / model for r in records] == [2, 2, 4, 4]
+    assert not any({"lost", "visits"} & set(r) for r in records)
 
 
 def test_updates_are_those_of_the_busiest_site(tmp_path: Path) -> None:
-    """With a pass over each site a round, 12 images make 3 updates and 5 images 2."""
-    strategy = FedAvg(tiny_model().state_groups())
-    trainers = [fake_trainer(fake_site(n, train=k), updates=None) for n, k in (("a", 5), ("b", 12), ("c", 5))]
-    records: Records = []
-    sites = InProcess(strategy, trainers)
-    run_rounds(strategy, sites, copy_state(tiny_model()), RoundsPlan(2), tmp_path, records.append)
-    assert [r["updates"] for r in records] == [3, 6]
+    """With a pass over each site a round, 12 images make 3 updates and 5 images 2; two passes make twice as many."""
+    sites = [fake_site(n, train=k) for n, k in (("a", 5), ("b", 12), ("c", 5))]
+    for epochs in (1, 2):
+        hospitals = Hospitals.of(tmp_path / str(epochs), FedAvg(GROUPS), *sites, updates=None, epochs=epochs)
+        records: Records = []
+        hospitals.federation(RoundsPlan(2)).run(copy_state(tiny_model()), hospitals.folder, records.append)
+        assert [r["updates"] for r in records] == [3 * epochs, 6 * epochs]
 
 
 def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -100,10 +110,11 @@ def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     kept = completed_rounds(tmp_path)
     assert [p.name for p in kept] == ["round_0003", "round_0004"]
     assert len(kept) == KEPT_ROUNDS
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["round_0003", "round_0004"]
-    assert sorted(p.name for p in kept[-1].iterdir()) == [
-        *("server.safetensors", "site_a.safetensors", "site_b.safetensors", "state.json")
-    ]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "round_0003", "round_0004"]
+    assert sorted(p.name for p in kept[-1].iterdir()) == ["server.safetensors", "state.json"]
+    for site in ("a", "b"):
+        names = sorted(p.name for p in (tmp_path / site).iterdir())
+        assert names == [f"round_0000{k}_0000.safetensors" for k in (2, 3, 4)]
 
 
 def test_a_half_written_checkpoint_is_ignored_and_replaced(tmp_path: Path) -> None:
@@ -113,41 +124,58 @@ def test_a_half_written_checkpoint_is_ignored_and_replaced(tmp_path: Path) -> No
     for name in (".round_0003.tmp", "round_0003"):
         (tmp_path / "cut" / name).mkdir()
         (tmp_path / "cut" / name / "server.safetensors").write_bytes(b"half")
-    server = latest_checkpoint(tmp_path / "cut", runtime())
-    assert server is not None
-    assert server.round == 2
+    saved = latest_checkpoint(tmp_path / "cut")
+    assert saved is not None
+    assert saved[0].round == 2
     assert run(tmp_path / "cut")[0] == whole
     assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["round_0003", "round_0004"]
 
 
+@pytest.mark.parametrize("policy", ["site", "averaged"])
+def test_the_round_before_can_be_gone_on_from_where_the_last_is_damaged(policy: str, tmp_path: Path) -> None:
+    """Also where the sites are already a round further."""
+    whole = run(tmp_path / "whole", policy)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", policy, stop_in=4)
+    shutil.rmtree(tmp_path / "cut" / "round_0003")
+    assert run(tmp_path / "cut", policy)[:2] == whole[:2]
+
+
 def test_no_checkpoint_is_none_and_a_damaged_one_an_error(tmp_path: Path) -> None:
-    sites = runtime("site")
-    assert latest_checkpoint(tmp_path / "absent", sites) is None
-    state = copy_state(tiny_model())
-    sites.site_states["a"] = {"x": torch.ones(2)}
-    save_checkpoint(tmp_path, ServerState(7, state, {"momentum": torch.ones(3)}), sites)
-    other = runtime("site")
-    other.site_states["b"] = {"stale": torch.ones(1)}
-    server = latest_checkpoint(tmp_path, other)
-    assert server is not None
-    assert (server.round, fingerprint(server.state)) == (7, fingerprint(state))
-    assert torch.equal(server.extra["momentum"], torch.ones(3))
-    assert torch.equal(other.site_states["a"]["x"], torch.ones(2))
-    assert other.site_states["b"] == {}
+    assert latest_checkpoint(tmp_path / "absent") is None
+    server = ServerState(
+        7,
+        copy_state(tiny_model()),
+        {"momentum": torch.ones(3)},
+        {"a": LabelCounts(3, np.array([2, 0]), np.array([1, 0]))},
+        {"a": (7, 0)},
+        {"a": (5, 2)},
+    )
+    progress = Progress(14, 0.25, 2)
+    save_checkpoint(tmp_path, server, progress)
+    saved = latest_checkpoint(tmp_path)
+    assert saved is not None
+    assert saved[1] == progress
+    found = saved[0]
+    assert (found.round, found.taken, found.lowest) == (7, {"a": (7, 0)}, {"a": (5, 2)})
+    assert fingerprint(found.state) == fingerprint(server.state)
+    assert torch.equal(found.extra["momentum"], torch.ones(3))
+    assert found.counts["a"].images == 3
+    assert (found.counts["a"].known.tolist(), found.counts["a"].positive.tolist()) == ([2, 0], [1, 0])
     (tmp_path / "round_0007" / "server.safetensors").write_bytes(b"damaged")
     with pytest.raises(RunError, match=r"Expected safetensors in .*server\.safetensors"):
-        latest_checkpoint(tmp_path, sites)
+        latest_checkpoint(tmp_path)
     (tmp_path / "round_0007" / "state.json").write_text("{")
     with pytest.raises(RunError, match=r"Expected a round number in .*state\.json"):
-        latest_checkpoint(tmp_path, sites)
+        latest_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "null", '{"round": null}'])
 def test_a_checkpoint_that_does_not_say_its_round_is_an_error(text: str, tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, ServerState(1, copy_state(tiny_model())), runtime())
+    save_checkpoint(tmp_path, ServerState(1, copy_state(tiny_model())), Progress())
     (tmp_path / "round_0001" / "state.json").write_text(text)
     with pytest.raises(RunError, match=r"Expected a round number in .*state\.json"):
-        latest_checkpoint(tmp_path, runtime())
+        latest_checkpoint(tmp_path)
 
 
 STATE: State = {"w": torch.zeros(2, 3), "n": torch.tensor(1)}
@@ -167,6 +195,9 @@ def test_a_sound_reply_is_accepted() -> None:
         (replace(REPLY, state=STATE | {"w": torch.ones(3, 2)}), r"of shape \(2, 3\) from 'north'; found \(3, 2\)"),
         (replace(REPLY, state=STATE | {"w": torch.full((2, 3), math.nan)}), "'w' holds NaN or infinity"),
         (replace(REPLY, state=STATE | {"w": torch.full((2, 3), -math.inf)}), "'north' in round 4; 'w' holds NaN"),
+        (replace(REPLY, extra={"control/w": torch.full((2, 3), math.nan)}), "'control/w' holds NaN"),
+        (replace(REPLY, extra={"control/w": torch.ones(3)}), r"'control/w' of another shape from 'north'; found \(3,\)"),
+        (replace(REPLY, extra={"steps": torch.ones(3)}), r"'steps' of another shape from 'north'; found \(3,\)"),
     ],
 )
 def test_a_bad_reply_is_refused_with_its_site(reply: Reply, message: str) -> None:

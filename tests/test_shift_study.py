@@ -494,6 +494,7 @@ def test_refuses_one_site(tiny_study: Path, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(text + f"images: {{size: 32, cache: {root / 'cache'}, workers: 1}}\n")
     message = refusal(tmp_path / "study.yaml", "--out", tmp_path / "out")
     assert "Expected at least two sites to compare; found 1" in message
+    assert not (tmp_path / "out").exists(), "the corrected study must find its directory free"
 
 
 def test_the_study_measures_what_the_room_can() -> None:

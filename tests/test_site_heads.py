@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from fakes import fake_site, fake_trainer, tiny_model
+from fakes import Hospitals, fake_site, tiny_model
 from hilum.errors import StudyError
 from hilum.federation.aggregation import OWN_EVIDENCE, own_rows
-from hilum.federation.messages import LabelCounts, Reply, ServerState, Task
-from hilum.federation.runtimes.in_process import InProcess
-from hilum.federation.strategies.fedavg import FedAvg
+from hilum.federation.messages import LabelCounts, ServerState
+from hilum.federation.strategies.fedavg import HEADS_OF, FedAvg
 from hilum.models.pooling.top_k import TopKPooling
 from hilum.models.site_heads import SHRINKAGE, FeatureMoments, SiteHeads, pack_heads
-from hilum.training.state import copy_state
+from hilum.training.state import State
 
-PRIOR = np.array([0.5, 0.5])
 GROUPS = tiny_model().state_groups()
 HEAD = [name for name, group in GROUPS.items() if group == "head"]
 MANY = 80
@@ -106,33 +106,26 @@ def test_a_row_of_ones_own_takes_both_classes() -> None:
     assert OWN_EVIDENCE == 5.0
 
 
-def federation(*sizes: int) -> InProcess:
+def hospitals(folder: Path, *sizes: int, normalization: str = "averaged") -> Hospitals:
     sites = [fake_site("abc"[k], train=size, seed=k) for k, size in enumerate(sizes)]
     sites[-1].targets[:, 1] = 1.0  # the last hospital has one class of the second finding
-    return InProcess(FedAvg(GROUPS, head="site"), [fake_trainer(site, updates=3) for site in sites])
+    return Hospitals.of(folder, FedAvg(GROUPS, head="site", normalization=normalization), *sites, updates=3)
 
 
-def exchange(runtime: InProcess, server: ServerState, kind: str) -> list[Reply]:
-    task = Task(kind, server.round + (kind == "train"), server.state, PRIOR)
-    return runtime.exchange({name: task for name in runtime.sites()})
+def run(federation: Hospitals, rounds: int = 2) -> ServerState:
+    return federation.closed(federation.rounds(rounds)[0])
 
 
-def run(runtime: InProcess, rounds: int = 2) -> ServerState:
-    server = ServerState(0, copy_state(tiny_model()))
-    for _ in range(rounds):
-        server = runtime.strategy.at_server(server, exchange(runtime, server, "train"))
-    for kind in runtime.strategy.closing(len(runtime.sites())):
-        server = runtime.strategy.close_at_server(kind, server, exchange(runtime, server, kind))
-    return server
+def heads_in(server: ServerState) -> State:
+    """What ``SiteHeads`` is made of."""
+    return {name.removeprefix(HEADS_OF): t for name, t in server.extra.items() if name.startswith(HEADS_OF)}
 
 
-def test_a_site_goes_on_from_its_own_rows_and_from_the_shared_ones_where_it_has_one_class() -> None:
-    runtime = federation(MANY, MANY)
-    server = ServerState(0, copy_state(tiny_model()))
-    server = runtime.strategy.at_server(server, exchange(runtime, server, "train"))
-    trainer = runtime.trainers["b"]
-    start = runtime.strategy.model_at_site(server.state, runtime.site_states["b"], trainer)
-    kept = runtime.site_states["b"]
+def test_a_site_goes_on_from_its_own_rows_and_from_the_shared_ones_where_it_has_one_class(tmp_path: Path) -> None:
+    federation = hospitals(tmp_path, MANY, MANY)
+    server, _ = federation.rounds(1)
+    kept = federation.kept("b")
+    start = federation.strategy.model_at_site(server.state, kept, server.counts["b"])
     assert set(kept) == set(HEAD)
     assert torch.equal(start["head.weight"][0], kept["head.weight"][0])
     assert not torch.equal(start["head.weight"][0], server.state["head.weight"][0])
@@ -141,56 +134,58 @@ def test_a_site_goes_on_from_its_own_rows_and_from_the_shared_ones_where_it_has_
     assert all(torch.equal(start[name], server.state[name]) for name in others)
 
 
-def test_the_final_heads_of_the_sites_go_into_the_model_for_hospitals_it_never_saw() -> None:
-    runtime = federation(MANY, MANY)
-    server = run(runtime)
-    assert [server.extra[f"{name}/own"].tolist() for name in "ab"] == [[True, True], [True, False]]
+def test_the_final_heads_of_the_sites_go_into_the_model_for_hospitals_it_never_saw(tmp_path: Path) -> None:
+    federation = hospitals(tmp_path, MANY, MANY)
+    server = run(federation)
+    heads = heads_in(server)
+    assert [heads[f"{name}/own"].tolist() for name in "ab"] == [[True, True], [True, False]]
     for name in ("a", "b"):
-        assert torch.equal(server.extra[f"{name}/head.weight"], runtime.site_states[name]["head.weight"])
-    assert torch.equal(runtime.site_states["b"]["head.weight"][1], server.state["head.weight"][1])
+        assert torch.equal(heads[f"{name}/head.weight"], federation.kept(name)["head.weight"])
+    assert torch.equal(federation.kept("b")["head.weight"][1], server.state["head.weight"][1])
     model = tiny_model()
     model.load_state_dict(server.state)
-    model.site_heads = SiteHeads(server.extra)
+    model.site_heads = SiteHeads(heads)
     prediction = model.eval()(torch.rand(2, 1, 16, 16))
     assert prediction.logits.isfinite().all()
     assert prediction.maps.min() >= 0
     assert prediction.maps.max() <= 1
 
 
-def test_the_order_of_the_sites_changes_no_bit() -> None:
+def test_the_order_of_the_sites_changes_no_bit(tmp_path: Path) -> None:
     found = []
     for turned in (False, True):
-        runtime = federation(MANY, MANY)
-        runtime.trainers = dict(reversed(runtime.trainers.items()) if turned else runtime.trainers.items())
-        server = run(runtime)
+        federation = hospitals(tmp_path / str(turned), MANY, MANY)
+        if turned:
+            federation.trainers = dict(reversed(federation.trainers.items()))
+        server = run(federation)
         found.append(server.state | server.extra)
     one, other = found
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_moments_follow_the_final_statistics() -> None:
-    runtime = federation(MANY, MANY)
-    runtime.strategy = FedAvg(GROUPS, head="site", normalization="recalibrated")
-    assert runtime.strategy.closing(2) == ("recalibrate", "describe")
-    server = run(runtime)
-    expected = {name: trainer.feature_moments(server.state) for name, trainer in runtime.trainers.items()}
-    rows = {name: runtime.site_states[name] for name in "ab"}
-    own = {name: server.extra[f"{name}/own"] for name in "ab"}
-    packed = pack_heads(expected, own, rows)
-    assert all(torch.equal(server.extra[name], packed[name]) for name in server.extra)
+def test_moments_follow_the_final_statistics(tmp_path: Path) -> None:
+    federation = hospitals(tmp_path, MANY, MANY, normalization="recalibrated")
+    assert federation.strategy.closing(2) == ("recalibrate", "describe")
+    server = run(federation)
+    heads, trainers = heads_in(server), federation.trainers
+    expected = {name: trainer.feature_moments(server.state) for name, trainer in trainers.items()}
+    rows = {name: {part: heads[f"{name}/{part}"] for part in HEAD} for name in "ab"}
+    packed = pack_heads(expected, {name: heads[f"{name}/own"] for name in "ab"}, rows)
+    assert heads.keys() == packed.keys()
+    assert all(torch.equal(heads[name], packed[name]) for name in heads)
 
 
-def test_a_site_without_a_row_of_its_own_tells_nothing_of_its_features() -> None:
-    runtime = federation(MANY, 16)
-    server = run(runtime)
-    replies = exchange(runtime, server, "describe")
+def test_a_site_without_a_row_of_its_own_tells_nothing_of_its_features(tmp_path: Path) -> None:
+    federation = hospitals(tmp_path, MANY, 16)
+    server = run(federation)
+    replies = federation.replies(server, "describe")
     assert [reply.moments is not None for reply in replies] == [True, False]
-    assert {name.partition("/")[0] for name in server.extra} == {"a"}
+    assert {name.partition("/")[0] for name in heads_in(server)} == {"a"}
 
 
-def test_one_site_needs_no_gate() -> None:
-    assert run(federation(MANY)).extra == {}
+def test_one_site_needs_no_gate(tmp_path: Path) -> None:
+    assert run(hospitals(tmp_path, MANY)).extra == {}
 
 
 def test_other_heads_are_refused() -> None:

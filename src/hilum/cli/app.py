@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import hilum
-from hilum.cli import data, demo, listing, predict, report, shift, study
+from hilum.cli import data, demo, federation, listing, predict, report, shift, study
 
 
 class Interrupted(BaseException):
@@ -55,6 +55,7 @@ app.command("predict", short_help="Findings and maps of new radiographs.")(predi
 app.command("report", short_help="Write the report of a run again.")(report.report)
 app.command("list", short_help="Names that a study file may use.")(listing.list_names)
 app.add_typer(data.app, name="data", short_help="Check a database, or write its manifest.")
+app.add_typer(federation.app, name="federation", short_help="Run a study between hospitals.")
 
 
 def _version(show: bool) -> None:

@@ -161,8 +161,11 @@ class Header:
 
 
 def named_view(position: str) -> str | None:
-    """Return the view that a View Position in capitals names, such as 'PA', 'LL' or 'XTABLE LATERAL'."""
-    return _VIEWS.get(position) or ("LATERAL" if "LAT" in position else None)
+    """Return the view that a View Position in capitals names, such as 'PA', 'LL' or 'XTABLE LATERAL'.
+
+    None for a lateral decubitus: the patient lies on the side, and the film is frontal.
+    """
+    return _VIEWS.get(position) or ("LATERAL" if "LAT" in position and "DECUB" not in position else None)
 
 
 def read_header(source: BinaryIO, identifiers: Sequence[str] = ()) -> Header:

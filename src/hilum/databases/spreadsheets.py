@@ -46,7 +46,9 @@ def _xlsx(openpyxl: Any, path: Path) -> Iterable[Iterable[Any]]:
     with warnings.catch_warnings(action="ignore"):
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         try:
-            return list(book.worksheets[0].iter_rows(values_only=True))
+            sheet = book.worksheets[0]
+            sheet.reset_dimensions()  # a size that the file states too small would cut rows off
+            return list(sheet.iter_rows(values_only=True))
         finally:
             book.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,12 @@ def own_rows(counts: LabelCounts) -> NDArray[np.bool_]:
     That takes at least four times as many labelled images.
     """
     return label_contrast(counts.known, counts.positive) >= OWN_EVIDENCE
+
+
+def rows_of(chosen: NDArray[np.bool_], own: State, state: State, groups: Mapping[str, StateGroup]) -> State:
+    """Return the head tensors of ``own`` in the ``chosen`` rows (C,), and those of ``state`` in the others."""
+    heads = [name for name in own if groups[name] == "head"]
+    return {name: torch.where(by_row(chosen, own[name]), own[name], state[name]) for name in heads}
 
 
 @dataclass
@@ -104,7 +111,7 @@ class WeightedMean:
         return torch.tensor(self.trunk, dtype=torch.float64)
 
 
-def by_row(weights: NDArray[np.float64], tensor: Tensor) -> Tensor:
+def by_row(weights: NDArray[Any], tensor: Tensor) -> Tensor:
     """Return weights (C,) in the shape that multiplies the rows of a tensor (C, …)."""
     return torch.from_numpy(weights).view(-1, *[1] * (tensor.dim() - 1))
 

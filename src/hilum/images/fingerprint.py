@@ -13,9 +13,10 @@ FREQUENCIES = 16
 BITS = FREQUENCIES**2 - 1
 NEAR = 28
 """Bits in which two copies of an image differ at most; see docs/reference/leakage.md for how it was found."""
-CHUNK = 4096
-
-
+CHUNK = 1024
+"""Images that are held at once."""
+CELLS = 2**25
+"""Pairs of hashes that are compared at once."""
 BORDER = 20
 """Grey values by which the pixels of a line of a uniform border differ at most: JPEG adds noise to it."""
 
@@ -49,8 +50,9 @@ def near_pairs(a: NDArray[np.bool_], b: NDArray[np.bool_], distance: int = NEAR)
     (of_a, bits_a), (of_b, bits_b) = _distinct(a), _distinct(b)
     signs = np.where(bits_b, np.float32(1), np.float32(-1)).T
     found = [np.empty((0, 2), np.int64)]
-    for start in range(0, len(bits_a), CHUNK):
-        agreement = np.where(bits_a[start : start + CHUNK], np.float32(1), np.float32(-1)) @ signs
+    step = max(1, CELLS // max(1, len(bits_b)))
+    for start in range(0, len(bits_a), step):
+        agreement = np.where(bits_a[start : start + step], np.float32(1), np.float32(-1)) @ signs
         rows, columns = np.nonzero(np.abs(agreement) >= BITS - 2 * distance)
         found.append(np.column_stack([of_a[rows + start], of_b[columns]]))
     return np.unique(np.concatenate(found), axis=0)

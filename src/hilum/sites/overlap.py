@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilum.errors import StudyError
-from hilum.images.fingerprint import BITS, NEAR, near_pairs, perceptual_hash
+from hilum.images.fingerprint import BITS, CHUNK, NEAR, near_pairs, perceptual_hash
 from hilum.sites.site import Site, keep_rows
 
 
@@ -65,13 +65,11 @@ def fingerprint(site: Site, near: int | None = NEAR) -> Fingerprint:
     images, database = site.manifest.images, site.plan.database
     place = database if site.card.url else f"{database} {site.name}"
     own_patient, own_name = f"{database}/" + images["patientid"], f"{place}/" + images["image_id"]
-    everything = np.arange(len(images))
-    look = perceptual_hash(site.images(everything), site.frames) if near is not None else np.empty((0, 2, BITS), bool)
     return Fingerprint(
         _hashed(images["origin_patientid"].fillna(own_patient)),
         _hashed(images["origin"].fillna(own_name)),
         site.content,
-        look,
+        _look(site) if near is not None else np.empty((0, 2, BITS), bool),
     )
 
 
@@ -131,6 +129,16 @@ def _without(site: Site, rows: set[int]) -> Site:
 
 def _whole_patients(of: Fingerprint, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.flatnonzero(np.isin(of.patients, of.patients[rows]))
+
+
+def _look(site: Site) -> NDArray[np.bool_]:
+    """Return the perceptual hashes of a site, whose images are taken out of the cache a block at a time."""
+    everything, frames = np.arange(len(site.manifest)), site.frames
+    look = np.empty((len(everything), 2, BITS), bool)
+    for start in range(0, len(everything), CHUNK):
+        rows = everything[start : start + CHUNK]
+        look[rows] = perceptual_hash(site.images(rows), frames[rows])
+    return look
 
 
 def _hashed(texts: Iterable[object]) -> NDArray[np.str_]:

@@ -101,7 +101,8 @@ def train_model(
         federation = Federation(strategy, topology, compression, runtime, plan)
         server = federation.run(initial, run.rounds(key), on_round)
     for name in names:
-        state = strategy.own_of_model(SiteMemory(memory_of(run, key, name)).at(server.taken.get(name, NEVER)))
+        kept = SiteMemory(memory_of(run, key, name)).at(server.taken.get(name, NEVER))
+        state = strategy.own_of_model(server.state, kept, server.counts[name]) if kept else {}
         if state:
             save_state(run.model(key) / f"site_{name}.safetensors", state)
     write_model(run.model(key), key, server)

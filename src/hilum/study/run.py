@@ -154,7 +154,7 @@ def _describe(study: Study, sites: Sequence[Site], shared: Mapping[str, Site], r
     else:
         precision = choose_precision(study)
         description = describe_run(study, sites, precision, _now())
-        run.write_json("run.json", description | {"images_sha256": digest} | ({"shared": beside} if beside else {}))
+        run.write_json("run.json", description | {"images_sha256": digest} | {"shared": beside})
     run.write_json("sites.json", [describe_site(site) for site in sites])
     for site in sites:
         everything = np.arange(len(site.manifest))

@@ -51,6 +51,11 @@ def shared_of_sites(
     spec = federation_spec(study, arm).shared
     if spec is None:
         return {}
+    if arm not in shared:
+        raise StudyError(
+            f"Expected no {NAME} in the arm '{arm}' between hospitals, where nobody holds the images of all; found one. "
+            "Run the study with 'hilum study', or remove the key."
+        )
     site = shared[arm]
     rows = site.indices("train")
     chosen = rows[balanced_rows(site.targets[rows], _size(spec, sites), numpy_generator(seed, "shared"))]

@@ -28,11 +28,11 @@ class Strategy(Protocol):
     def closing(self, sites: int) -> tuple[str, ...]:
         """Return the kinds of task that follow the last round, in order, in a federation of so many sites."""
 
-    def model_at_site(self, state: State, kept: State, trainer: LocalTrainer) -> State:
-        """Return the weights that a site predicts with: the server's, with what the site keeps."""
+    def own_of_model(self, state: State, kept: State, counts: LabelCounts) -> State:
+        """Return the tensors that a site with these labels lays over the server's weights, where it kept ``kept``."""
 
-    def own_of_model(self, kept: State) -> State:
-        """Return those of the kept tensors that a site lays over the server's weights."""
+    def model_at_site(self, state: State, kept: State, counts: LabelCounts) -> State:
+        """Return the weights that a site predicts with: the server's, with those of the site."""
 
     def at_site(self, task: Task, kept: State, trainer: LocalTrainer) -> tuple[Reply, State]:
         """Do the site's half of a task: (task, what the site kept) → (reply, what it keeps)."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from hilum.federation.aggregation import rows_of
 from hilum.federation.messages import LabelCounts, Reply, Task, counts_of
 from hilum.federation.strategies.fedavg import FedAvg
 from hilum.federation.strategies.fedprox import Proximal
@@ -28,9 +29,10 @@ class Ditto(FedAvg):
 
     pull: float = 0.1
 
-    def model_at_site(self, state: State, kept: State, trainer: LocalTrainer) -> State:
-        """Return the site's own model."""
-        return state | self.own_of_model(kept)
+    def own_of_model(self, state: State, kept: State, counts: LabelCounts) -> State:
+        """Return the site's own model, with the common rows of findings that the site does not label."""
+        own = {name: tensor for name, tensor in kept.items() if name in self.groups}
+        return own | rows_of(counts.known > 0, own, state, self.groups)
 
     def common_at_site(self, task: Task, kept: State) -> State:
         """Return the common model with what the site keeps of it."""
@@ -40,9 +42,9 @@ class Ditto(FedAvg):
         """Do the site's half of a task; new statistics are those of the common model, and the own one has its own."""
         if task.kind != "recalibrate":
             return super().at_site(task, kept, trainer)
-        own = trainer.recalibrate(self.model_at_site(task.state, kept, trainer))
-        state = trainer.recalibrate(task.state)
-        reply = Reply(trainer.name, task.round, state, counts_of(trainer.train_examples))
+        counts = counts_of(trainer.train_examples)
+        own = trainer.recalibrate(self.model_at_site(task.state, kept, counts))
+        reply = Reply(trainer.name, task.round, trainer.recalibrate(task.state), counts)
         return reply, kept | {name: own[name] for name in self.groups}
 
     def train(

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from hilum.errors import StudyError
-from hilum.federation.aggregation import MixtureStats, Weight, own_rows, weights_of
+from hilum.federation.aggregation import MixtureStats, Weight, own_rows, rows_of, weights_of
 from hilum.federation.messages import LabelCounts, Reply, ServerState, Task, counts_of
 from hilum.federation.strategies import HEADS, NORMALIZATION_POLICIES, WEIGHTINGS
 from hilum.federation.tally import Tally
@@ -84,24 +84,21 @@ class FedAvg:
         """Return the strategy's own tensors after local training, those to send and those to keep: none."""
         return {}, {}
 
-    def model_at_site(self, state: State, kept: State, trainer: LocalTrainer) -> State:
-        """Return the server's weights with the site's normalization, and of the head the site's own rows."""
-        own = torch.from_numpy(own_rows(counts_of(trainer.train_examples)))
-        laid = self.own_of_model(kept)
-        for name in (n for n in laid if self.groups[n] == "head" and n in self.keeps(kept)):
-            laid[name] = torch.where(own.view(-1, *[1] * (state[name].dim() - 1)), laid[name], state[name])
-        return state | laid
+    def own_of_model(self, state: State, kept: State, counts: LabelCounts) -> State:
+        """Return what a site lays over the server's weights: its normalization, and of the head its own rows."""
+        own = {name: tensor for name, tensor in kept.items() if name in self.groups}
+        return own | rows_of(own_rows(counts), own, state, self.groups)
 
-    def own_of_model(self, kept: State) -> State:
-        """Return those of the kept tensors that a site lays over the server's weights."""
-        return {name: tensor for name, tensor in kept.items() if name in self.groups}
+    def model_at_site(self, state: State, kept: State, counts: LabelCounts) -> State:
+        """Return the weights that a site predicts with: the server's, with those of the site."""
+        return state | self.own_of_model(state, kept, counts)
 
     def at_site(self, task: Task, kept: State, trainer: LocalTrainer) -> tuple[Reply, State]:
         """Do the site's half of a task: (task, what the site kept) → (reply, what it keeps)."""
         counts = counts_of(trainer.train_examples)
         if task.kind == "count":
             return Reply(trainer.name, task.round, {}, counts), kept
-        start = self.model_at_site(task.state, kept, trainer)
+        start = self.model_at_site(task.state, kept, counts)
         if task.kind == "validate":
             return Reply(trainer.name, task.round, {}, counts, validation=trainer.validate(start)), kept
         if task.kind == "recalibrate":

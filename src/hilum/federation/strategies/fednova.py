@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from hilum.federation.aggregation import Weight
+from hilum.federation.aggregation import Weight, by_row
 from hilum.federation.messages import Reply, ServerState, Task
 from hilum.federation.strategies.fedavg import FedAvg
 from hilum.federation.tally import Tally
@@ -63,4 +63,4 @@ class FedNova(FedAvg):
             return torch.tensor(tally.steps / tally.mean.trunk)
         total = tally.mean.rows
         rows = np.divide(tally.row_steps, total, out=np.zeros_like(total), where=total > 0)
-        return torch.from_numpy(rows).view(-1, *[1] * (tensor.dim() - 1))
+        return by_row(rows, tensor)

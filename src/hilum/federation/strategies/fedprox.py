@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hilum.federation.messages import Task
+from hilum.federation.messages import Task, counts_of
 from hilum.federation.strategies.fedavg import FedAvg
 from hilum.models.classifier import LocalizingClassifier
 from hilum.training.loop import LocalTrainer
@@ -44,4 +44,4 @@ class FedProx(FedAvg):
 
     def rule(self, task: Task, kept: State, trainer: LocalTrainer) -> LocalRule:
         """Pull the local weights to where the round began."""
-        return Proximal(self.mu, self.model_at_site(task.state, kept, trainer))
+        return Proximal(self.mu, self.model_at_site(task.state, kept, counts_of(trainer.train_examples)))

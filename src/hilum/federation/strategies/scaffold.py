@@ -116,5 +116,5 @@ class Scaffold(FedAvg):
     def _known_rows(self, name: str, tensor: Tensor, trainer: LocalTrainer) -> Tensor:
         if self.groups[name] != "head":
             return tensor
-        known = torch.from_numpy(counts_of(trainer.train_examples).known > 0)
-        return torch.where(known.view(-1, *[1] * (tensor.dim() - 1)), tensor, torch.zeros_like(tensor))
+        known = by_row(counts_of(trainer.train_examples).known > 0, tensor)
+        return torch.where(known, tensor, torch.zeros_like(tensor))

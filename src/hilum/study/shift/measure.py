@@ -17,8 +17,8 @@ from hilum.images.cache import CacheSpec
 from hilum.shift.privacy import DELTA
 from hilum.sites.site import Site
 from hilum.study.directory import RunDirectory
-from hilum.study.hospitals import load_sites
-from hilum.study.run import DEFAULT_CACHE, load_run_study
+from hilum.study.hospitals import cache_of, load_sites
+from hilum.study.run import load_run_study
 from hilum.study.shift.closeness import closeness
 from hilum.study.shift.cohorts import demographic_figures, label_figures
 from hilum.study.shift.cost import privacy_cost, private_content
@@ -76,13 +76,14 @@ def measure_shift(
     run = RunDirectory(plan.run) if plan.run else None
     if run:
         require_same_study(study, run)
-    directory = _begin(study, out, source)
-    sites = load_sites(study, study.images.cache or DEFAULT_CACHE)
+    directory = _directory(study, out, source)
+    sites = load_sites(study, cache_of(study))
     if len(sites) < 2:
         raise StudyError(f"Expected at least two sites to compare; found {len(sites)}. Add a site to the study.")
     if run:
         require_same_images(sites, run)
     samples = [draw_sample(site, plan.images) for site in sites]
+    write_atomically(directory.study, dump_study(study).encode())
     content = _described(study, samples, plan) | _measured(study, samples, plan, run, directory, noise)
     directory.write_json(FIGURES, content)
     if plan.epsilon:
@@ -92,8 +93,8 @@ def measure_shift(
     return content
 
 
-def _begin(study: Study, out: Path, source: Path | None) -> RunDirectory:
-    """Refuse a directory of something else, and write the resolved study into a new one."""
+def _directory(study: Study, out: Path, source: Path | None) -> RunDirectory:
+    """Return the directory ``out``; raises ``RunError`` for one of something else or of another study."""
     directory = RunDirectory(out)
     if out.exists() and not out.is_dir():
         raise RunError(f"Expected a directory for the figures; {out} is a file. Give another --out.")
@@ -108,7 +109,6 @@ def _begin(study: Study, out: Path, source: Path | None) -> RunDirectory:
         )
     if directory.study.is_file() and load_run_study(directory) != study:
         raise RunError(f"Expected the study that {out} was begun with; found another. Give another --out.")
-    write_atomically(directory.study, dump_study(study).encode())
     return directory
 
 

@@ -1,0 +1,81 @@
+"""hilum federation: the same study between hospitals, on Flower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Run a study between hospitals, over TLS.", no_args_is_help=True, rich_markup_mode=None)
+File = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.", show_default=False)]
+
+
+@app.command(short_help="Write keys, configuration and instructions for server and hospitals.")
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.", show_default=False)],
+    sites: Annotated[str, typer.Option(metavar="A,B,C", help="Names of the hospitals.", show_default=False)],
+    host: Annotated[str, typer.Option(help="Name by which hospitals reach the server.", show_default=False)],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that hospitals connect to.")] = 443,
+    study: Annotated[
+        Path | None, typer.Option(metavar="STUDY.yaml", help="The study that they run.", show_default=False)
+    ] = None,
+) -> None:
+    """Write DIR/server and DIR/hospitals/<site>: certificates, keys, scripts, and a README for each administrator.
+
+    The server's folder holds the Flower app of the study and an nginx configuration that lets hospitals reach what
+    nodes need, and nothing else. Called again with another --study, keys stay. Needs the extra 'flower'.
+    """
+    _require_flower()
+    from hilum.study.flower.commands import Address
+    from hilum.study.flower.init import init_federation
+    from hilum.study.spec import load_study
+
+    spec = load_study(study) if study else None
+    layout = init_federation(folder, spec, sites.split(","), Address(host, port))
+    typer.echo(f"server: {layout.server}")
+    for site in layout.sites:
+        typer.echo(f"{site}: {layout.hospital(site)}")
+
+
+@app.command(short_help="Run it on this machine, over link and nodes on loopback.")
+def local(
+    file: File,
+    out: Annotated[Path, typer.Option(help="Run directory.", show_default=False)],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override, such as --set training.rounds=10. Repeatable."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run left off.")] = False,
+) -> None:
+    """Train the federated arms of a study through Flower on this machine: a link, and a node for every hospital.
+
+    Everything is as it is between hospitals: TLS, a key for every node, one process for every message. The weights
+    are those of 'hilum study', to the bit. Ctrl-C ends all processes. Needs the extra 'flower'.
+    """
+    _require_flower()
+    from hilum.study.flower.local import run_local
+    from hilum.study.spec import load_study
+
+    run = run_local(load_study(file, set_), out, resume, typer.echo)
+    typer.echo(f"models: {run.root / 'models'}")
+
+
+@app.command("hash", short_help="Tell the hash of code and study that a hospital approves.")
+def hash_(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="study.yaml of the app.", show_default=False)],
+) -> None:
+    """Tell the hash of the hilum that is installed here and of a study, for 'approved' in hospital.yaml."""
+    from hilum.study.flower.approval import approval
+    from hilum.study.spec import parse_study, read_mapping
+
+    typer.echo(approval(parse_study(read_mapping(file), str(file))))
+
+
+def _require_flower() -> None:
+    from importlib.util import find_spec
+
+    from hilum.errors import MissingExtra
+
+    if find_spec("flwr") is None:
+        raise MissingExtra("flower", "flwr")

@@ -1,0 +1,255 @@
+"""Sites behind a Flower SuperLink: messages go out to their nodes, replies come back, what is lost is said."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from flwr.app import Message, RecordDict  # type: ignore[import-not-found, unused-ignore]
+
+from hilum.errors import TrainingError
+from hilum.federation.messages import Lost, Reply, Task
+from hilum.federation.payload import reply_of, task_payload
+from hilum.federation.runtimes.flower_records import (
+    FACTS,
+    TASK,
+    WHO,
+    Envelope,
+    Identity,
+    opened,
+    require_same,
+    require_site,
+)
+from hilum.federation.runtimes.in_process import Presence
+
+REASONS = {  # Flower's error codes
+    1: "its node could not load the app",
+    2: "its app failed",
+    3: "the message was lost on the way there",
+    4: "the reply was lost on the way back",
+    5: "its node is gone",
+    7: "its node refused the app",
+    8: "its app's process ended",
+}
+
+
+class Grid(Protocol):
+    """What is used of Flower's grid."""
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Nodes that are connected."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages; return their ids."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that are there."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a site is waited for, in s.
+
+    ``round``: from the task to the reply. ``absent``: for a node that is not connected. ``who``: for a node to tell
+    its site. ``attempts``: times that a task is sent to a site whose node or app is lost meanwhile. ``enough``: share
+    of the replies after which the others are not waited for; None waits for all.
+    """
+
+    round: float = 3600.0
+    absent: float = 300.0
+    who: float = 120.0
+    attempts: int = 3
+    enough: float | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What an exchange waits for."""
+
+    kind: str
+    round: int
+    done: tuple[str, ...]
+    waiting: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time in s, and how to let it pass."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    poll: float = 1.0
+
+
+@dataclass
+class Nodes:
+    """Which node is at which site. A node tells its site once; one that comes back is known by its key."""
+
+    grid: Grid
+    limits: Limits = field(default_factory=Limits)
+    clock: Clock = field(default_factory=Clock)
+    site_of: dict[int, str] = field(default_factory=dict)
+
+    def connected(self) -> dict[str, int]:
+        """Return site → node of the nodes that are connected; a site that two nodes claim has none."""
+        online = sorted(self.grid.get_node_ids())
+        self._ask([node for node in online if node not in self.site_of])
+        sites = [self.site_of[node] for node in online if node in self.site_of]
+        return {
+            self.site_of[node]: node for node in online if node in self.site_of and sites.count(self.site_of[node]) == 1
+        }
+
+    def _ask(self, nodes: list[int]) -> None:
+        """Ask nodes for their site; those that do not answer are asked again the next time."""
+        if not nodes:
+            return
+        asked = [
+            Message(RecordDict(), dst_node_id=node, message_type=WHO, ttl=self.limits.who, group_id="who")
+            for node in nodes
+        ]
+        pending = dict(zip(self.grid.push_messages(asked), nodes, strict=True))
+        registered, deadline = self._registered(), self.clock.now() + self.limits.who
+        while pending and self.clock.now() < deadline:
+            for reply in self.grid.pull_messages(list(pending)):
+                node = pending.pop(reply.metadata.reply_to_message_id)
+                site = _told_site(reply)
+                if site and registered.get(node, site) == site:
+                    self.site_of[node] = site
+            if pending:
+                self.clock.sleep(self.clock.poll)
+
+    def _registered(self) -> dict[int, str]:
+        """Return the names under which the link's administrator has registered the keys of the nodes, where told."""
+        try:
+            told: Iterable[Any] = self.grid.get_nodes()  # type: ignore[attr-defined]
+        except (AttributeError, NotImplementedError):
+            return {}
+        return {node.node_id: node.name for node in told if node.name}
+
+
+def _told_site(reply: Message) -> str:
+    if reply.has_error() or FACTS not in reply.content:
+        return ""
+    return str(reply.content[FACTS].get("site", ""))
+
+
+class FlowerRuntime:
+    """The sites of a study behind a SuperLink. A site that does not answer is lost, and the reason is told.
+
+    ``presence``: of every site of the study. ``tell`` hears of every task that is sent and every reply that arrives.
+    """
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        presence: Mapping[str, Presence],
+        identity: Identity,
+        tell: Callable[[Waiting], None] = lambda _: None,
+    ) -> None:
+        self.nodes, self.presence, self.identity, self.tell = nodes, dict(presence), identity, tell
+
+    def sites(self, round_: int) -> list[str]:
+        """Names of the sites of the study that are there in a round, sorted, whether their nodes are or not."""
+        return sorted(name for name, presence in self.presence.items() if round_ in presence)
+
+    def exchange(self, tasks: Mapping[str, Task]) -> Iterator[Reply | Lost]:
+        """Send every site its task and yield the replies as they come, sorted by the name of the site."""
+        exchange = Exchange(self.nodes, self.identity, tasks)
+        for site in sorted(tasks):
+            while site in exchange.open:
+                if exchange.advance():
+                    self.tell(exchange.waiting())
+                if site in exchange.open:
+                    self.nodes.clock.sleep(self.nodes.clock.poll)
+            yield exchange.answers.pop(site)
+
+
+class Exchange:
+    """Tasks on their way: those not sent yet, those that wait for a reply, and the answers that nobody took yet."""
+
+    def __init__(self, nodes: Nodes, identity: Identity, tasks: Mapping[str, Task]) -> None:
+        self.nodes, self.identity, self.tasks = nodes, identity, tasks
+        self.started = nodes.clock.now()
+        self.open = set(tasks)
+        self.unsent = dict.fromkeys(tasks, self.started)  # site → since when
+        self.pending: dict[str, str] = {}  # message id → site
+        self.attempts: Counter[str] = Counter()
+        self.answers: dict[str, Reply | Lost] = {}
+        self.replies = 0
+
+    def advance(self) -> bool:
+        """Send what can be sent, take what has arrived, give up what is too late; tell whether anything changed."""
+        before = len(self.open), len(self.pending)
+        self._send()
+        for message in self.nodes.grid.pull_messages(list(self.pending)) if self.pending else ():
+            site = self.pending.pop(message.metadata.reply_to_message_id, None)
+            if site is not None:
+                self._receive(site, message)
+        self._give_up()
+        return before != (len(self.open), len(self.pending))
+
+    def waiting(self) -> Waiting:
+        """Return which sites have answered, and which have not."""
+        task = next(iter(self.tasks.values()))
+        return Waiting(task.kind, task.round, tuple(sorted(set(self.tasks) - self.open)), tuple(sorted(self.open)))
+
+    def _send(self) -> None:
+        if not self.unsent:
+            return
+        connected = self.nodes.connected()
+        sites = [site for site in sorted(self.unsent) if site in connected]
+        messages = [self._message(site, connected[site]) for site in sites]
+        for site, message_id in zip(sites, self.nodes.grid.push_messages(messages) if messages else (), strict=True):
+            if message_id:
+                self.pending[message_id] = site
+                self.attempts[site] += 1
+                del self.unsent[site]
+
+    def _message(self, site: str, node: int) -> Message:
+        task = self.tasks[site]
+        left = max(1.0, self.nodes.limits.round - (self.nodes.clock.now() - self.started))
+        content = Envelope.of(self.identity, task, task_payload(task)).records()
+        return Message(content, dst_node_id=node, message_type=TASK, ttl=left, group_id=str(task.round))
+
+    def _receive(self, site: str, message: Message) -> None:
+        if not message.has_error():
+            self._settle(site, self._answer(site, message.content))
+        elif self.attempts[site] < self.nodes.limits.attempts:
+            self.unsent[site] = self.nodes.clock.now()
+        else:
+            reason = REASONS.get(message.error.code, "its node reports an error")
+            self._settle(site, Lost(site, f"{reason}, {self.attempts[site]} times in a row."))
+
+    def _answer(self, site: str, records: RecordDict) -> Reply | Lost:
+        try:
+            envelope = opened(records)
+            if envelope.lost:
+                return Lost(site, envelope.lost)
+            require_same(Envelope.of(self.identity, self.tasks[site]), envelope, site)
+            if envelope.payload is None:
+                raise TrainingError(f"Expected a reply from '{site}'; found an empty message.")
+            return require_site(reply_of(envelope.payload), site)
+        except TrainingError as error:
+            return Lost(site, str(error))
+
+    def _give_up(self) -> None:
+        limits, now = self.nodes.limits, self.nodes.clock.now()
+        enough = limits.enough is not None and self.replies >= math.ceil(limits.enough * len(self.tasks) - 1e-9)
+        for site in sorted(self.open):
+            if enough:
+                self._settle(site, Lost(site, "not waited for: enough others had answered."))
+            elif now - self.started >= limits.round:
+                self._settle(site, Lost(site, f"no reply within {limits.round:g} s."))
+            elif site in self.unsent and now - self.unsent[site] >= limits.absent:
+                self._settle(site, Lost(site, f"its node was not connected for {limits.absent:g} s."))
+
+    def _settle(self, site: str, answer: Reply | Lost) -> None:
+        self.answers[site] = answer
+        self.replies += isinstance(answer, Reply)
+        self.open.discard(site)
+        self.unsent.pop(site, None)
+        self.pending = {message_id: name for message_id, name in self.pending.items() if name != site}

@@ -1,0 +1,1 @@
+"""A study between hospitals: the two ends of a Flower app, and the folders that hospitals are sent."""

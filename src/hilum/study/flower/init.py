@@ -1,0 +1,54 @@
+"""A federation from nothing: keys, configuration and instructions for the server and every hospital."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hilum.errors import RunError, StudyError
+from hilum.study.flower.app import CONFIG, app_study, write_app
+from hilum.study.flower.commands import LOOPBACK, Address
+from hilum.study.flower.folders import Layout, write_hospital, write_hospital_file, write_keys, write_server
+from hilum.study.spec import Study
+
+LINK_PORT = 8000  # of Flower's link, on the server's loopback
+UNSET = "/set/this/to/the/folder/with/the/images"
+
+
+def init_federation(folder: Path, study: Study | None, sites: Sequence[str], public: Address) -> Layout:
+    """Write the folders ``server`` and ``hospitals/<site>``; where they are already, only the study is renewed.
+
+    Raises ``StudyError`` for names that cannot be, and ``RunError`` for a folder of other sites.
+    """
+    require_names(sites, study)
+    layout = Layout(folder, tuple(sorted(sites)), public, Address(LOOPBACK, LINK_PORT))
+    known = sorted(path.name for path in (folder / "hospitals").glob("*"))
+    if known and known != list(layout.sites):
+        raise RunError(f"Expected the hospitals of {folder} ({', '.join(known)}); found {', '.join(layout.sites)}.")
+    if public.port == LINK_PORT:
+        raise StudyError(f"Expected another port than {LINK_PORT}, on which the server's own link listens.")
+    shared = app_study(study, layout.sites, _precision(study), study.training.threads) if study else None
+    if not known:
+        write_keys(layout)
+    write_server(layout)
+    if shared is not None:
+        write_app(layout.server / "app", shared, {**CONFIG, "sites": ",".join(layout.sites)})
+    for site in layout.sites:
+        write_hospital(layout, shared, site)
+        if not (layout.hospital(site) / "hospital.yaml").is_file():
+            write_hospital_file(layout, site, {"root": UNSET, "memory": "memory", "cache": "cache", "approved": []})
+    return layout
+
+
+def require_names(sites: Sequence[str], study: Study | None) -> None:
+    """Refuse names that are no folder, stand twice, or are not of the study (``StudyError``)."""
+    for name in sites:
+        if not name.replace("-", "").replace("_", "").isalnum() or list(sites).count(name) > 1:
+            raise StudyError(f"Expected different names of letters, digits, '-' and '_'; found '{name}'.")
+        if study and not any(name == known or name.startswith(f"{known}-") for known in study.sites):
+            raise StudyError(f"Expected a site of the study ({', '.join(study.sites)}); found '{name}'.")
+
+
+def _precision(study: Study) -> str:
+    """Hospitals' machines differ: what is fastest on this one says nothing."""
+    return "float32" if study.training.precision == "auto" else study.training.precision

@@ -1,0 +1,212 @@
+"""A study between hospitals on one machine: link and nodes on the loopback, over TLS, with keys."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hilum.errors import RunError
+from hilum.study.arms import choose_precision
+from hilum.study.directory import RunDirectory
+from hilum.study.flower.app import CONFIG, app_study, write_app
+from hilum.study.flower.approval import approval
+from hilum.study.flower.commands import (
+    LINK_NAME,
+    LOOPBACK,
+    Address,
+    connection,
+    link_command,
+    node_command,
+    register_command,
+    run_command,
+)
+from hilum.study.flower.folders import (
+    Layout,
+    own_options,
+    write_hospital,
+    write_hospital_file,
+    write_keys,
+    write_server,
+)
+from hilum.study.flower.processes import Started, call, environment, free_port, start, wait_for_port
+from hilum.study.flower.watch import read_progress, round_line, waiting_line
+from hilum.study.hospitals import cache_of, load_sites, training_sites
+from hilum.study.spec import Study
+from hilum.training.state import write_atomically
+
+DATABASE = "state.db"  # in which the link keeps the keys that it lets in
+LOOK = 1.0  # s between two looks at the progress
+SILENCE = 30.0  # s without news after which Flower is asked whether the run is alive
+Echo = Callable[[str], None]
+
+
+def run_local(
+    study: Study, out: Path, resume: bool = False, echo: Echo = print, config: dict[str, float] | None = None
+) -> RunDirectory:
+    """Run what hospitals train together of a study, over link and nodes on this machine, into ``out``.
+
+    The weights are those of 'hilum study', to the bit. Ctrl-C ends all processes; ``resume`` goes on from the last
+    round. Raises ``StudyError``, ``DataError``, ``RunError`` and ``MissingExtra``.
+    """
+    run = RunDirectory(out.resolve())
+    _require_free(run, resume)
+    sites = [site.name for site in training_sites(load_sites(study, cache_of(study)))]
+    shared = app_study(study, sites, choose_precision(study), study.training.threads or torch.get_num_threads())
+    with LocalFederation.open(study, shared, sites, run, config or {}) as federation:
+        federation.start()
+        run_id = federation.submit()
+        follow(federation, run_id, echo)
+    return run
+
+
+@dataclass
+class LocalFederation:
+    """Link and nodes of one machine: what was started."""
+
+    layout: Layout
+    run: RunDirectory
+    node_ports: dict[str, int]
+    link: Started | None = None
+    nodes: dict[str, Started] = field(default_factory=dict)
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, study: Study, shared: Study, sites: Sequence[str], run: RunDirectory, config: dict[str, float]
+    ) -> Iterator[LocalFederation]:
+        """Write keys and folders of ``shared``, the part of ``study`` for hospitals, and end all processes after."""
+        address = Address(LOOPBACK, free_port())
+        layout = Layout(run.root / "federation", tuple(sorted(sites)), address, address)
+        if not (layout.server / "server.key").is_file():
+            write_keys(layout)
+        names = {"out": str(run.root.resolve()), "sites": ",".join(layout.sites)}
+        hospitals = str((layout.root / "hospitals").resolve())
+        write_server(layout)
+        write_app(layout.server / "app", shared, {**CONFIG, **config, **names, "hospitals": hospitals})
+        for site in layout.sites:
+            write_hospital(layout, shared, site)
+            write_hospital_file(layout, site, _own(study, site) | {"approved": [approval(shared)]})
+        federation = cls(layout, run, {site: free_port() for site in layout.sites})
+        with ExitStack() as stack:
+            stack.callback(federation.stop)
+            yield federation
+
+    def start(self) -> None:
+        """Start the link, let the keys in, and start the nodes."""
+        for left in self.layout.server.glob(f"{DATABASE}*"):  # of a link before this one, which listened elsewhere
+            left.unlink()
+        self.start_link()
+        for site in self.layout.sites:
+            self.register(site)
+        for site in self.layout.sites:
+            self.start_node(site)
+
+    def start_link(self) -> None:
+        """Start the link and wait until it listens."""
+        server, address = self.layout.server, self.layout.link
+        certificate = str((server / "ca.crt").resolve())
+        write_atomically(server / "flower" / "config.toml", connection(address, certificate).encode())
+        self.link = start("link", link_command(address, DATABASE), server, environment(server))
+        wait_for_port(self.link, address.port)
+
+    def register(self, site: str) -> None:
+        """Let the key of a site in."""
+        self._flwr(register_command(f"keys/{site}.pub", site))
+
+    def start_node(self, site: str) -> None:
+        """Start the node of a site."""
+        folder = self.layout.hospital(site)
+        command = node_command(self.layout.public, str((folder / "hospital.yaml").resolve()), self.node_ports[site])
+        self.nodes[site] = start("node", command, folder, environment(folder, (folder / "bin").resolve()))
+
+    def submit(self) -> str:
+        """Start the run, or go on with it; return Flower's id of it."""
+        said = self._flwr([*run_command("app"), "--format", "json"])
+        return str(_json(said)["run-id"])
+
+    def status(self, run_id: str) -> str:
+        """Return what Flower says of a run, as 'running' or 'finished:failed'."""
+        said = self._flwr(["flwr", "list", LINK_NAME, "--run-id", run_id, "--format", "json"])
+        return str(_json(said)["runs"][0]["status"])
+
+    def ended(self) -> str:
+        """Return which of link and nodes has ended by itself, or nothing."""
+        processes = [("the link", self.link), *((f"the node of '{site}'", node) for site, node in self.nodes.items())]
+        return next((name for name, process in processes if process is not None and not process.running), "")
+
+    def stop(self) -> None:
+        """End nodes and link."""
+        for process in (*self.nodes.values(), self.link):
+            if process is not None:
+                process.stop()
+
+    def _flwr(self, command: Sequence[str]) -> str:
+        return call(command, self.layout.server, environment(self.layout.server))
+
+
+def follow(federation: LocalFederation, run_id: str, echo: Echo) -> None:
+    """Tell how far the run is until it ends; raises ``RunError`` where it fails."""
+    began, said, asked = time.time(), ("", ""), time.monotonic()
+    while True:
+        facts = read_progress(federation.run.root)
+        if facts and facts["time"] >= began:
+            told, said = said, _tell(facts, said, echo)
+            asked = time.monotonic() if told != said else asked
+            if facts["error"]:
+                raise RunError(
+                    f"The run has stopped. {facts['error']} What was computed is kept; add --resume to go on."
+                )
+        finished = federation.run.root / "run.json"
+        if finished.is_file() and federation.run.read_json("run.json").get("finished"):
+            return
+        if ended := federation.ended():
+            raise RunError(f"Expected {ended} to go on; it has ended. See the logs in {federation.layout.root}.")
+        if time.monotonic() - asked > SILENCE:
+            asked = time.monotonic()
+            status = federation.status(run_id)
+            if status.startswith("finished") and status != "finished:completed":
+                log = federation.layout.server / "link.log"
+                raise RunError(f"Flower says of the run: {status}. See {log}; add --resume to go on.")
+        time.sleep(LOOK)
+
+
+def _tell(facts: dict[str, Any], said: tuple[str, str], echo: Echo) -> tuple[str, str]:
+    lines = (round_line(facts) if facts["last_round"] else "", waiting_line(facts) if facts["task"] else "")
+    for line, before in zip(lines, said, strict=True):
+        if line and line.partition(" s left")[0] != before.partition(" s left")[0]:
+            echo(line)
+    return lines
+
+
+def _own(study: Study, site: str) -> dict[str, Any]:
+    named = next(name for name in study.sites if site == name or site.startswith(f"{name}-"))
+    root = str(study.sites[named].root.resolve())
+    return {
+        "root": root,
+        "memory": "memory",
+        "cache": str(cache_of(study).resolve()),
+        "options": own_options(study, site),
+    }
+
+
+def _json(said: str) -> dict[str, Any]:
+    """Return the JSON object in what 'flwr' says."""
+    try:
+        return dict(json.loads(said[said.index("{") : said.rindex("}") + 1]))
+    except ValueError:
+        raise RunError(f"Expected JSON from 'flwr'; it says: {said.strip()[-300:]}") from None
+
+
+def _require_free(run: RunDirectory, resume: bool) -> None:
+    begun = (run.root / "run.json").is_file()
+    if begun and not resume:
+        raise RunError(f"{run.root} already holds a run. Add --resume to go on, or give another --out.")
+    if not begun and run.root.is_dir() and {path.name for path in run.root.iterdir()} - {"federation", "study.yaml"}:
+        raise RunError(f"Expected an empty directory for the run; {run.root} holds other files. Give another --out.")

@@ -1,0 +1,125 @@
+"""The server's end of the Flower app: the round loop over the sites behind a SuperLink, into a run directory."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context  # type: ignore[import-not-found, unused-ignore]
+from flwr.serverapp import Grid, ServerApp  # type: ignore[import-not-found, unused-ignore]
+
+import hilum
+from hilum.errors import HilumError, RunError
+from hilum.federation.rounds import Federation, last_round
+from hilum.federation.runtimes.flower import FlowerRuntime, Limits, Nodes
+from hilum.federation.runtimes.flower_records import Identity
+from hilum.federation.runtimes.in_process import Presence
+from hilum.study.arms import WEIGHTS, model_keys, new_model, write_model
+from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.federations import build_compression, build_strategy, build_topology, federation_spec, rounds_plan
+from hilum.study.flower.approval import approval, study_digest
+from hilum.study.flower.watch import Watch
+from hilum.study.spec import Study, dump_study, parse_study, read_mapping
+from hilum.training.state import copy_state, write_atomically
+
+
+def server_app(study_file: Path) -> ServerApp:
+    """Return the app that runs the study of ``study_file`` beside a SuperLink."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        study = parse_study(read_mapping(study_file), str(study_file))
+        serve(study, grid, context.run_config)
+
+    return app
+
+
+def serve(study: Study, grid: Grid, config: Mapping[str, Any]) -> None:
+    """Run or resume a study over the nodes of a grid, into the directory ``out`` of the app's configuration.
+
+    ``sites``: the names of the hospitals, with commas. Raises ``TrainingError`` where fewer answer than the quorum
+    asks for, and ``RunError`` where ``out`` holds another study.
+    """
+    sites = sorted(str(config["sites"]).split(","))
+    run = RunDirectory(Path(str(config["out"])))
+    run_id = begin(study, run, sites)
+    nodes = Nodes(grid, limits_of(config))
+    keys = list(model_keys(study, []))
+    watch = Watch(run.root, len(keys), study.training.rounds)
+    try:
+        for key in keys:
+            if not (run.model(key) / WEIGHTS).is_file():
+                identity = Identity(study_digest(study), key.path.as_posix(), run_id)
+                train(study, key, run, nodes, sites, identity, watch)
+            watch.model_done()
+    except HilumError as error:
+        watch.fails(str(error))
+        raise
+    run.write_json("run.json", run.read_json("run.json") | {"finished": _now()})
+
+
+def begin(study: Study, run: RunDirectory, sites: Sequence[str]) -> str:
+    """Write what the run is, or find it there; return its id, under which the sites keep what they keep."""
+    if (run.root / "run.json").is_file():
+        if run.study.read_text(encoding="utf-8") != dump_study(study) or run.fact("sites") != list(sites):
+            raise RunError(f"Expected the study and sites that {run.root} was begun with; found others.")
+        run.remove_unfinished()
+        return str(run.fact("run"))
+    write_atomically(run.study, dump_study(study).encode())
+    facts = {
+        "schema": 1,
+        "hilum": hilum.__version__,
+        "study": study.name,
+        "run": secrets.token_hex(8),
+        "approval": approval(study),
+        "sites": list(sites),
+        "seeds": study.seeds,
+        "arms": study.arms,
+        "findings": study.findings,
+        "started": _now(),
+        "finished": None,
+    }
+    run.write_json("run.json", facts)
+    return str(facts["run"])
+
+
+def train(
+    study: Study,
+    key: ModelKey,
+    run: RunDirectory,
+    nodes: Nodes,
+    sites: Sequence[str],
+    identity: Identity,
+    watch: Watch,
+) -> None:
+    """Train one model, from its last checkpoint if there is one, and write its final weights."""
+    model = new_model(study, key.seed)
+    initial, groups, spec = copy_state(model), model.state_groups(), federation_spec(study, key.arm)
+    known = {name: Presence(p.first, p.last) for name, p in spec.presence.items()}
+    presence = {site: known.get(site, Presence()) for site in sites}
+    strategy, topology = build_strategy(spec, groups), build_topology(spec, sites)
+    runtime = FlowerRuntime(nodes, presence, identity, watch.waits)
+    plan = rounds_plan(study, spec, key.seed)
+    federation = Federation(strategy, topology, build_compression(spec, groups), runtime, plan)
+    run.forget_rounds(key, last_round(run.rounds(key)))
+    watch.begins(identity.model, last_round(run.rounds(key)))
+
+    def on_round(record: dict[str, Any]) -> None:
+        run.log_round(key, record)
+        watch.round_done(record)
+
+    write_model(run.model(key), key, federation.run(initial, run.rounds(key), on_round))
+
+
+def limits_of(config: Mapping[str, Any]) -> Limits:
+    """Return the time limits of the app's configuration; ``enough`` 0 waits for all."""
+    given = {name: config[name] for name in ("round", "absent", "who", "attempts") if name in config}
+    return Limits(**given, enough=float(config.get("enough", 0)) or None)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,192 @@
+"""What a hospital's node does with a message, and what it tells when something goes wrong."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("flwr")
+
+from flower_processes import SITES, write_study
+from hilum.errors import DataError, ImageError, RunError, StudyError, TrainingError
+from hilum.federation.messages import Task
+from hilum.federation.payload import reply_of, task_payload
+from hilum.federation.runtimes.flower_records import Envelope, Identity
+from hilum.study.arms import new_model
+from hilum.study.flower import approval as approvals
+from hilum.study.flower.app import app_study, write_app
+from hilum.study.flower.approval import approval, study_digest
+from hilum.study.flower.client import answer, told
+from hilum.study.flower.hospital import NotApproved, own_site, read_hospital, require_approved
+from hilum.study.hospitals import load_sites
+from hilum.study.spec import Study, load_study, parse_study, read_mapping
+from hilum.training.state import copy_state
+
+MODEL = "seed_0/federated/federated"
+SECRETS = ("secret", ".png", "labels.csv", "/north", "images/")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three hospitals, their study, the app of it; not to be changed."""
+    folder = tmp_path_factory.mktemp("hospitals")
+    study = load_study(write_study(folder))
+    write_app(folder / "app", app_study(study, SITES, "float32", 1), {})
+    return folder
+
+
+@pytest.fixture
+def shared(folder: Path) -> Study:
+    return parse_study(read_mapping(folder / "app" / "study.yaml"), "app")
+
+
+def hospital(folder: Path, tmp_path: Path, **other: Any) -> Path:
+    """Write the file of the hospital 'north'."""
+    shared = parse_study(read_mapping(folder / "app" / "study.yaml"), "app")
+    facts = {"site": "north", "root": str(folder / "north"), "memory": "memory", "cache": "cache"}
+    path = tmp_path / "hospital.yaml"
+    path.write_text(yaml.safe_dump({**facts, "approved": [approval(shared)], **other}))
+    return path
+
+
+def asked(folder: Path, file: Path, kind: str = "train", **identity: str) -> Envelope:
+    """Return what the hospital answers to a task of the first round."""
+    shared = parse_study(read_mapping(folder / "app" / "study.yaml"), "app")
+    of = Identity(**{"study": study_digest(shared), "model": MODEL, "run": "0a1b", **identity})
+    state = {} if kind == "count" else copy_state(new_model(shared, 0))
+    task = Task(kind, 1, state, np.array([0.5, 0.5]), visit=1)
+    records = Envelope.of(of, task, task_payload(task)).records()
+    context: Any = SimpleNamespace(node_config={"hospital": str(file)}, run_config={})
+    return answer(records, folder / "app" / "study.yaml", context)
+
+
+def test_a_hospital_answers_a_task(folder: Path, tmp_path: Path) -> None:
+    envelope = asked(folder, hospital(folder, tmp_path))
+    assert envelope.lost == ""
+    assert envelope.payload is not None
+    reply = reply_of(envelope.payload)
+    assert (reply.site, reply.round, reply.updates) == ("north", 1, 2)
+
+
+def test_a_hospital_alone_loads_what_the_study_loads(folder: Path, tmp_path: Path, shared: Study) -> None:
+    together = load_sites(load_study(folder / "study.yaml"), tmp_path / "cache")
+    alone = own_site(shared, read_hospital(hospital(folder, tmp_path)))
+    same = next(site for site in together if site.name == "north")
+    assert (alone.split == same.split).all()
+    assert alone.targets.tobytes() == same.targets.tobytes()
+
+
+def test_a_hospital_refuses_what_it_has_not_approved(folder: Path, tmp_path: Path) -> None:
+    envelope = asked(folder, hospital(folder, tmp_path, approved=["0" * 64]))
+    assert envelope.lost == "it has not approved this code and study."
+    assert envelope.payload is None
+    assert not (tmp_path / "cache").exists()
+
+
+def test_another_study_or_other_code_has_another_hash(
+    folder: Path, tmp_path: Path, shared: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = read_hospital(hospital(folder, tmp_path))
+    require_approved(shared, file)
+    more = shared.model_copy(update={"training": shared.training.model_copy(update={"rounds": 3})})
+    with pytest.raises(NotApproved, match="has not approved"):
+        require_approved(more, file)
+    monkeypatch.setattr(approvals, "source_digest", lambda: "changed")
+    with pytest.raises(NotApproved, match="has not approved"):
+        require_approved(shared, file)
+
+
+def test_the_hash_of_the_source_tells_of_a_changed_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "hilum"
+    package.mkdir()
+    (package / "__init__.py").write_text("a = 1\n")
+    monkeypatch.setattr(approvals.hilum, "__file__", str(package / "__init__.py"))
+    before = approvals.source_digest()
+    (package / "__init__.py").write_text("a = 2\n")
+    assert approvals.source_digest() != before
+
+
+@pytest.mark.parametrize(
+    ("identity", "word"),
+    [
+        ({"study": "other"}, "another study"),
+        ({"model": "seed_9/federated/federated"}, "a model of the study"),
+        ({"model": "../../elsewhere"}, "a model of the study"),
+        ({"run": "../../elsewhere"}, "a model of the study"),
+    ],
+)
+def test_a_task_of_something_else_is_refused(identity: dict[str, str], word: str, folder: Path, tmp_path: Path) -> None:
+    envelope = asked(folder, hospital(folder, tmp_path), **identity)
+    assert word in envelope.lost
+    assert not (tmp_path / "memory").exists()
+
+
+def test_images_that_do_not_meet_the_study_are_refused_without_a_word_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(tmp_path)
+    write_app(tmp_path / "app", app_study(load_study(tmp_path / "study.yaml"), SITES, "float32", 1), {})
+    file = hospital(tmp_path, tmp_path)
+    next((tmp_path / "north" / "images").glob("*.png")).write_bytes(b"no image")
+    envelope = asked(tmp_path, file, "count")
+    assert "requirements" in envelope.lost
+    assert not any(secret in envelope.lost for secret in SECRETS)
+    log = capsys.readouterr().err
+    assert "ImageError" in log
+    assert not any(secret in log.replace(str(tmp_path), "") for secret in SECRETS)
+
+
+def test_an_image_outside_of_the_root_is_not_read(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    shared = app_study(load_study(tmp_path / "study.yaml"), SITES, "float32", 1)
+    write_app(tmp_path / "app", shared, {})
+    file = read_hospital(hospital(tmp_path, tmp_path))
+    image = next((tmp_path / "north" / "images").glob("*.png"))
+    image.rename(tmp_path / "elsewhere.png")
+    image.symlink_to(tmp_path / "elsewhere.png")
+    with pytest.raises(DataError, match="1 elsewhere"):
+        own_site(shared, file)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImageError("Expected a PNG at images/secret7.png"),
+        DataError("row 3 (images/secret7.png)"),
+        StudyError("labels.csv of secret7"),
+        RunError("Expected /data/north/secret7"),
+        KeyError("secret7.png"),
+        OSError(errno.EIO, "secret7.png"),
+    ],
+)
+def test_the_words_of_an_error_stay_at_the_hospital(error: BaseException) -> None:
+    assert not any(secret in told(error) for secret in SECRETS)
+
+
+def test_a_full_disk_and_a_loss_that_is_not_finite_are_told() -> None:
+    full = RunError("Expected 3 MiB of free space for /data/north")
+    full.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert told(full) == "its disk is full."
+    assert told(TrainingError("found nan at 'north' in round 3")) == "found nan at 'north' in round 3"
+
+
+def test_the_app_holds_no_path_of_anybody(folder: Path) -> None:
+    text = (folder / "app" / "study.yaml").read_text()
+    assert str(folder) not in text
+    assert "cache: null" in text
+    assert "pooled" not in read_mapping(folder / "app" / "study.yaml")["arms"]
+
+
+def test_a_study_of_no_federated_arm_or_with_shared_images_is_refused(folder: Path) -> None:
+    study = load_study(folder / "study.yaml", ["arms=[local, pooled]"])
+    with pytest.raises(StudyError, match="learn together"):
+        app_study(study, SITES, "float32", 1)
+    study = load_study(folder / "study.yaml", ["federation.shared={database: folder, root: west}"])
+    with pytest.raises(StudyError, match="shared images"):
+        app_study(study, SITES, "float32", 1)

@@ -1,0 +1,191 @@
+"""'hilum federation init': keys that only their owner reads, scripts that run, and nothing that is replaced."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import subprocess
+import sys
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+pytest.importorskip("flwr")
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+
+from flower_processes import SITES, write_study
+from hilum.study.flower.commands import QUIET, REFUSED
+from hilum.study.flower.hospital import read_hospital
+from hospitals import hilum
+
+HOST, PORT = "federation.example.org", "8443"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that 'init' writes; not to be changed."""
+    folder = tmp_path_factory.mktemp("init")
+    study = write_study(folder)
+    outcome = hilum("federation", "init", folder / "out", *arguments(), "--study", study)
+    assert outcome.status == 0, outcome.err
+    return folder / "out"
+
+
+def arguments(sites: str = ",".join(SITES)) -> list[str]:
+    return ["--sites", sites, "--host", HOST, "--port", PORT]
+
+
+def test_private_keys_are_for_their_owner_alone(written: Path) -> None:
+    keys = [*written.rglob("*.key")]
+    assert len(keys) == 2 + len(SITES)
+    assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
+
+
+def test_every_hospital_has_its_own_key_and_the_server_knows_it(written: Path) -> None:
+    publics = set()
+    for site in SITES:
+        key = load_ssh_private_key((written / "hospitals" / site / "node.key").read_bytes(), None)
+        public = load_ssh_public_key((written / "server" / "keys" / f"{site}.pub").read_bytes())
+        assert key.public_key().public_numbers() == public.public_numbers()  # type: ignore[union-attr]
+        publics.add(public.public_numbers())  # type: ignore[union-attr]
+    assert len(publics) == len(SITES)
+
+
+def test_the_certificate_is_of_the_host_and_of_the_authority_that_hospitals_get(written: Path) -> None:
+    server = x509.load_pem_x509_certificate((written / "server" / "server.pem").read_bytes())
+    for site in SITES:
+        authority = x509.load_pem_x509_certificate((written / "hospitals" / site / "ca.crt").read_bytes())
+        server.verify_directly_issued_by(authority)
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == [HOST, "localhost"]
+    assert server.not_valid_before_utc < datetime.now(UTC) < server.not_valid_after_utc
+
+
+def test_no_hospital_gets_the_key_of_another_or_of_the_server(written: Path) -> None:
+    for site in SITES:
+        found = {path.name for path in (written / "hospitals" / site).rglob("*") if path.is_file()}
+        assert found == {
+            *("node.key", "ca.crt", "hospital.yaml", "study.yaml", "start-node.sh", "hilum-node.service", "README.md"),
+            *("flwr-clientapp", *REFUSED),
+        }
+
+
+def test_nothing_is_approved_in_the_name_of_a_hospital(written: Path) -> None:
+    file = read_hospital(written / "hospitals" / "north" / "hospital.yaml")
+    assert file.approved == []
+    assert file.memory == written / "hospitals" / "north" / "memory"
+
+
+@pytest.mark.parametrize("name", ["start-link.sh", "register-hospitals.sh", "start-run.sh"])
+def test_scripts_of_the_server_are_shell_without_telemetry(written: Path, name: str) -> None:
+    require_quiet_shell(written / "server" / name)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_scripts_of_hospitals_are_shell_without_telemetry(written: Path, site: str) -> None:
+    require_quiet_shell(written / "hospitals" / site / "start-node.sh")
+
+
+def require_quiet_shell(script: Path) -> None:
+    assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
+    assert script.stat().st_mode & stat.S_IXUSR
+    text = script.read_text()
+    assert all(f"export {name}={value}" in text for name, value in QUIET.items())
+
+
+def test_a_node_runs_only_what_is_installed(written: Path) -> None:
+    folder = written / "hospitals" / "north" / "bin"
+    for name in REFUSED:
+        refused = subprocess.run([folder / name], capture_output=True, text=True, check=False)
+        assert refused.returncode == 1
+        assert "runs no" in refused.stderr
+    assert "hilum.study.flower.executor" in (folder / "flwr-clientapp").read_text()
+    assert 'PATH="$PWD/bin:' in (written / "hospitals" / "north" / "start-node.sh").read_text()
+
+
+def test_the_executor_takes_the_installed_client_for_any_app(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flwr.clientapp import ClientApp
+    from flwr.common import config
+
+    from hilum.study.flower.executor import installed_app
+
+    monkeypatch.setattr(config, "get_project_dir", lambda *_: Path("/no/such/app"))
+    assert isinstance(installed_app()("hilum/hilum-federation", "1.0.0", "hash"), ClientApp)
+
+
+def test_flower_builds_the_app(written: Path, tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    shutil.copytree(written / "server" / "app", app)
+    project = tomllib.loads((app / "pyproject.toml").read_text())
+    assert project["project"]["dependencies"] == []
+    flwr = Path(sys.executable).parent / "flwr"
+    env = {"FLWR_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", **QUIET}
+    built = subprocess.run([flwr, "build", "--app", app], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert len(list(tmp_path.glob("*.fab"))) == 1
+
+
+def test_the_proxy_lets_the_fleet_api_through_and_says_why(written: Path) -> None:
+    text = (written / "server" / "nginx.conf").read_text()
+    assert text.count("location ") == 2
+    assert "location /v1/fleet/ {" in text
+    assert "Why:" in text
+    assert "--host 127.0.0.1" in (written / "server" / "start-link.sh").read_text()
+
+
+@pytest.mark.parametrize("word", [f"{HOST}:{PORT}", "What leaves", "Stop it", "No port is opened"])
+def test_the_readme_of_a_hospital_says_port_what_leaves_and_how_to_stop(written: Path, word: str) -> None:
+    assert word in (written / "hospitals" / "north" / "README.md").read_text()
+
+
+def test_a_node_has_a_supervisor(written: Path) -> None:
+    assert "Restart=always" in (written / "hospitals" / "north" / "hilum-node.service").read_text()
+
+
+def test_init_again_keeps_keys_and_what_a_hospital_has_set(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    assert hilum("federation", "init", tmp_path / "out", *arguments()).status == 0
+    assert not (tmp_path / "out" / "server" / "app").exists()
+    key = (tmp_path / "out" / "hospitals" / "north" / "node.key").read_bytes()
+    file = tmp_path / "out" / "hospitals" / "north" / "hospital.yaml"
+    file.write_text(file.read_text().replace("/set/this", "/data"))
+    outcome = hilum("federation", "init", tmp_path / "out", *arguments(), "--study", study)
+    assert outcome.status == 0, outcome.err
+    assert (tmp_path / "out" / "hospitals" / "north" / "node.key").read_bytes() == key
+    assert "/data" in file.read_text()
+    assert (tmp_path / "out" / "server" / "app" / "study.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        (arguments("north,east"), "found 'east'"),
+        (arguments("north,north"), "found 'north'"),
+        (arguments("../north"), "found '../north'"),
+        (["--sites", "north", "--host", HOST, "--port", "8000"], "another port"),
+    ],
+)
+def test_names_and_ports_that_cannot_be_are_refused(given: list[str], word: str, tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    outcome = hilum("federation", "init", tmp_path / "out", *given, "--study", study)
+    assert outcome.status == 1
+    assert word in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_sites_are_not_mixed_into_a_folder(written: Path) -> None:
+    outcome = hilum("federation", "init", written, *arguments("north,south"))
+    assert outcome.status == 1
+    assert "found north, south" in outcome.err
+
+
+def test_without_flower_it_says_what_to_install(tmp_path: Path) -> None:
+    with patch("importlib.util.find_spec", return_value=None):
+        outcome = hilum("federation", "init", tmp_path, *arguments())
+    assert outcome.status == 1
+    assert "pip install 'hilum[flower]'" in outcome.err

@@ -1,0 +1,216 @@
+"""A study over real links and nodes of Flower: the weights of 'hilum study', whatever is killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("flwr")
+
+from flower_processes import SITES, STUDY, wait_for, write_study
+from hilum.errors import RunError
+from hilum.study.directory import RunDirectory
+from hilum.study.flower.app import app_study
+from hilum.study.flower.local import LocalFederation, follow, run_local
+from hilum.study.flower.processes import Started
+from hilum.study.flower.watch import read_progress
+from hilum.study.spec import load_study
+from hilum.training.state import fingerprint, load_state
+from hospitals import hilum
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 600  # s; on a busy machine an exchange takes minutes
+SCAFFOLD = STUDY.replace("arms: [federated, scaffold]", "arms: [scaffold]")
+LENIENT = SCAFFOLD.replace("scaffold: {strategy: scaffold}", "scaffold: {strategy: scaffold, quorum: 0.6}")
+ROGUE = """\
+from dataclasses import replace
+import sys
+import torch
+from hilum.federation.worker import Worker
+from hilum.study.flower import executor
+
+honest = Worker.do
+
+def do(self, task):
+    reply = honest(self, task)
+    if task.kind != "train":
+        return reply
+    state = dict(reply.state)
+    name = next(n for n, t in state.items() if t.dim() > 1)
+    if task.round == 1:
+        state[name] = torch.full_like(state[name], float("nan"))
+    if task.round == 2:
+        state[name] = state[name][:1]
+    return replace(reply, state=state, round=1 if task.round == 3 else task.round)
+
+Worker.do = do
+executor.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three hospitals, and what 'hilum study' makes of them; not to be changed."""
+    folder = tmp_path_factory.mktemp("hospitals")
+    outcome = hilum("study", write_study(folder), "--out", folder / "plain")
+    assert outcome.status == 0, outcome.err
+    return folder
+
+
+def weights(run: Path, arm: str) -> str:
+    return fingerprint(load_state(run / "models" / "seed_0" / arm / arm / "model.safetensors"))
+
+
+@contextmanager
+def begun(folder: Path, run: Path, text: str = SCAFFOLD, **config: float) -> Iterator[tuple[LocalFederation, str]]:
+    """A federation that trains, and the id of its run; all of its processes end with it."""
+    file = folder / f"{run.name}.yaml"
+    file.write_text(text)
+    study = load_study(file)
+    shared = app_study(study, SITES, "float32", 1)
+    with LocalFederation.open(study, shared, SITES, RunDirectory(run), config) as federation:
+        federation.start()
+        yield federation, federation.submit()
+
+
+def in_round(run: Path, round_: int) -> Callable[[], bool]:
+    def there() -> bool:
+        facts = read_progress(run) or {}
+        return facts.get("task") == "train" and facts["task_round"] == round_
+
+    return there
+
+
+def children(started: Started, word: str) -> list[int]:
+    """Return the processes that a process has started and whose command holds a word."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if os.getpgid(int(entry.name)) == started.process.pid and word in command:
+                found.append(int(entry.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def kill_child(started: Started, word: str) -> None:
+    assert wait_for(lambda: bool(children(started, word)), PATIENCE)
+    for number in children(started, word):
+        os.kill(number, signal.SIGKILL)
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_fedavg_and_scaffold_are_those_of_one_process_to_the_bit(folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    run_local(load_study(folder / "study.yaml"), tmp_path / "run", echo=said.append)
+    for arm in ("federated", "scaffold"):
+        assert weights(tmp_path / "run", arm) == weights(folder / "plain", arm)
+    own, plain = ([{**r, "seconds": 0} for r in log_of(run)] for run in (tmp_path / "run", folder / "plain"))
+    assert own == plain
+    assert any("waiting" in line and "north" in line for line in said)
+    assert any("s left" in line and "MiB" in line and "validation" in line for line in said)
+
+
+def test_a_client_process_that_is_killed_is_started_again(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "client"
+    with begun(folder, run) as (federation, run_id):
+        assert wait_for(in_round(run, 1), PATIENCE)
+        kill_child(federation.nodes["north"], "hilum.study.flower.executor")
+        follow(federation, run_id, lambda line: None)
+    assert weights(run, "scaffold") == weights(folder / "plain", "scaffold")
+
+
+def test_a_node_that_is_killed_comes_back_and_is_used_again(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "node"
+    with begun(folder, run) as (federation, _):
+        assert wait_for(in_round(run, 2), PATIENCE)
+        federation.nodes["south"].signal(signal.SIGKILL)
+
+        def finished() -> bool:
+            if not federation.nodes["south"].running:  # as a supervisor does
+                federation.start_node("south")
+                time.sleep(5)
+            return bool(federation.run.read_json("run.json")["finished"])
+
+        assert wait_for(finished, 2 * PATIENCE), read_progress(run)
+    assert weights(run, "scaffold") == weights(folder / "plain", "scaffold")
+
+
+@pytest.mark.parametrize("what", ["server app", "link"])
+def test_a_run_that_is_killed_goes_on_when_it_is_submitted_again(what: str, folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / what.replace(" ", "_")
+    with begun(folder, run) as (federation, run_id):
+        assert wait_for(in_round(run, 2), PATIENCE)
+        assert federation.link is not None
+        if what == "link":
+            federation.link.signal(signal.SIGKILL)
+            federation.link.process.wait()
+            federation.start_link()
+        else:
+            kill_child(federation.link, "flwr-serverapp")
+            assert wait_for(lambda: federation.status(run_id).startswith("finished"), PATIENCE)
+        follow(federation, federation.submit(), lambda line: None)
+    assert [r["round"] for r in log_of(run)] == [1, 2]
+    assert weights(run, "scaffold") == weights(folder / "plain", "scaffold")
+
+
+def test_a_straggler_is_not_waited_for_where_a_quorum_is_enough(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "straggler"
+    with begun(folder, run, LENIENT, enough=0.6) as (federation, run_id):
+        assert wait_for(in_round(run, 1), PATIENCE)
+        federation.nodes["west"].signal(signal.SIGSTOP)
+        try:
+            follow(federation, run_id, lambda line: None)
+        finally:
+            federation.nodes["west"].signal(signal.SIGCONT)
+    assert "not waited for" in log_of(run)[1]["lost"]["west"]
+    assert set(log_of(run)[1]["train_loss"]) == {"north", "south"}
+
+
+def shim(federation: LocalFederation, site: str, lines: str) -> None:
+    (federation.layout.hospital(site) / "bin" / "flwr-clientapp").write_text(f"#!/bin/sh\n{lines}\n")
+
+
+def test_a_site_that_sends_nonsense_is_lost_and_said(folder: Path, tmp_path: Path) -> None:
+    run, rogue = tmp_path / "rogue", tmp_path / "rogue.py"
+    rogue.write_text(ROGUE)
+    with begun(folder, run, LENIENT.replace("rounds: 2", "rounds: 3")) as (federation, run_id):
+        shim(federation, "west", f'exec "{sys.executable}" "{rogue}" "$@"')
+        follow(federation, run_id, lambda line: None)
+    reasons = [r["lost"]["west"] for r in log_of(run)]
+    assert "NaN" in reasons[0]
+    assert "of shape" in reasons[1]
+    assert "found round 1" in reasons[2]
+
+
+def test_a_site_whose_disk_is_full_is_lost_and_said(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "full"
+    with begun(folder, run, LENIENT) as (federation, run_id):
+        # No file may grow beyond 8 KiB: what SCAFFOLD lets a site keep is larger.
+        command = f'ulimit -f 16; exec "{sys.executable}" -m hilum.study.flower.executor "$@" >/dev/null 2>&1'
+        shim(federation, "south", command)
+        follow(federation, run_id, lambda line: None)
+    assert {r["lost"]["south"] for r in log_of(run)} == {"its disk is full."}
+
+
+def test_a_hospital_that_has_not_approved_the_study_stops_the_run_with_a_reason(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "refused"
+    with begun(folder, run) as (federation, run_id):
+        file = federation.layout.hospital("north") / "hospital.yaml"
+        file.write_text(file.read_text().partition("approved:")[0] + "approved: []\n")
+        with pytest.raises(RunError, match="north: it has not approved"):
+            follow(federation, run_id, lambda line: None)

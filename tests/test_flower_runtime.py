@@ -1,0 +1,355 @@
+"""The round loop over a grid of nodes: the same result as in process, and what is lost is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fakes import fake_site, fake_trainer, tiny_model
+
+pytest.importorskip("flwr")
+
+from flwr.app import Array, ConfigRecord, Error, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from hilum.errors import TrainingError
+from hilum.federation.compression.base import Compression
+from hilum.federation.memory import SiteMemory
+from hilum.federation.messages import LabelCounts, Lost, Reply, Task
+from hilum.federation.payload import reply_payload, task_of
+from hilum.federation.rounds import Federation, RoundsPlan
+from hilum.federation.runtimes.flower import Clock, FlowerRuntime, Limits, Nodes, Waiting
+from hilum.federation.runtimes.flower_records import ARRAYS, FACTS, WHO, Envelope, Identity, opened
+from hilum.federation.runtimes.in_process import InProcess, Presence
+from hilum.federation.strategies import STRATEGIES
+from hilum.federation.topology.star import Star
+from hilum.federation.worker import Worker
+from hilum.training.state import State, copy_state, fingerprint
+
+# What a server app's process knows of itself; messages are made of it.
+TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
+
+IDENTITY = Identity("study", "seed_0/federated/federated", "run")
+Answer = Callable[[Message], RecordDict | Error | None]
+
+
+@dataclass
+class Time:
+    """A clock that moves only when somebody waits."""
+
+    now: float = 0.0
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self.now, self.wait, 1.0)
+
+
+@dataclass
+class FakeNode:
+    """A node: what it says its site is, how it answers a task, when it is connected."""
+
+    site: str
+    answer: Answer
+    connected: Callable[[float], bool] = lambda now: True
+    registered: str = ""
+
+
+@dataclass
+class FakeGrid:
+    """Nodes that answer when they are asked for the reply; those that return None never do."""
+
+    nodes: dict[int, FakeNode]
+    time: Time
+    sent: dict[str, Message] = field(default_factory=dict)
+    types: list[str] = field(default_factory=list)
+
+    def get_node_ids(self) -> list[int]:
+        return [number for number, node in self.nodes.items() if node.connected(self.time.now)]
+
+    def get_nodes(self) -> list[Any]:
+        return [SimpleNamespace(node_id=k, name=n.registered) for k, n in self.nodes.items()]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            ids.append(f"message {len(self.types)}")
+            message.metadata.__dict__["_message_id"] = ids[-1]
+            self.sent[ids[-1]] = message
+            self.types.append(message.metadata.message_type)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        replies = []
+        for message_id in message_ids:
+            message = self.sent[message_id]
+            node = self.nodes[message.metadata.dst_node_id]
+            who = RecordDict({FACTS: ConfigRecord({"site": node.site})})
+            content = who if message.metadata.message_type == WHO else node.answer(message)
+            if content is not None:
+                replies.append(Message(content, reply_to=message))
+        return replies
+
+
+def at_work(worker: Worker) -> Answer:
+    def answer(message: Message) -> RecordDict:
+        asked = opened(message.content)
+        assert asked.payload is not None
+        task = task_of(asked.payload)
+        return Envelope.of(asked.identity, task, reply_payload(worker.do(task))).records()
+
+    return answer
+
+
+def worker(name: str, folder: Path, strategy: str = "fedavg") -> Worker:
+    trainer = fake_trainer(fake_site(name, seed=len(name)))
+    groups = trainer.model.state_groups()
+    return Worker(trainer, SiteMemory(folder / name), STRATEGIES.load(strategy)(groups), Compression(groups))
+
+
+def runtime(grid: FakeGrid, *sites: str, **limits: Any) -> FlowerRuntime:
+    nodes = Nodes(grid, Limits(**limits), grid.time.clock())
+    return FlowerRuntime(nodes, {site: Presence() for site in sites}, IDENTITY)
+
+
+def replies_of(sites: dict[str, Answer], tasks: dict[str, Task] | None = None, **limits: Any) -> list[Reply | Lost]:
+    time = Time()
+    grid = FakeGrid({k: FakeNode(site, answer) for k, (site, answer) in enumerate(sites.items(), 11)}, time)
+    tasks = tasks or {site: Task("train", 3, {"weight": torch.zeros(2)}) for site in sites}
+    return list(runtime(grid, *sites, **limits).exchange(tasks))
+
+
+def reply(site: str, round_: int = 3, **other: Any) -> Reply:
+    counts = LabelCounts(1, np.ones(1, np.int64), np.ones(1, np.int64))
+    return Reply(site, round_, {"weight": torch.ones(2)}, counts, **other)
+
+
+def saying(answer: Reply, identity: Identity = IDENTITY, **facts: Any) -> Answer:
+    def say(message: Message) -> RecordDict:
+        asked = opened(message.content)
+        return replace(asked, identity=identity, payload=reply_payload(answer), **facts).records()
+
+    return say
+
+
+def failing(code: int) -> Answer:
+    return lambda _: Error(code, "a reason that may hold a file name: secret7.png")
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "fedprox", "fedbn", "ciil"])
+def test_a_federation_over_nodes_is_the_one_in_process_to_the_bit(strategy: str, tmp_path: Path) -> None:
+    names = ("a", "bb", "ccc")
+
+    def trained(make: Callable[[list[Worker]], Any], folder: Path) -> tuple[str, list[dict[str, Any]]]:
+        model = tiny_model()
+        workers, records = [worker(name, folder, strategy) for name in names], []
+        groups = model.state_groups()
+        over = make(workers)
+        federation = Federation(
+            STRATEGIES.load(strategy)(groups), Star(), Compression(groups), over, RoundsPlan(3, validate_every=1)
+        )
+        server = federation.run(copy_state(model), folder / "rounds", records.append)
+        return fingerprint(server.state), [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+
+    def over_nodes(workers: list[Worker]) -> FlowerRuntime:
+        # Node numbers are in another order than the names.
+        nodes = {99 - k: FakeNode(w.name, at_work(w)) for k, w in enumerate(workers)}
+        return runtime(FakeGrid(nodes, Time()), *names)
+
+    assert trained(InProcess, tmp_path / "in") == trained(over_nodes, tmp_path / "over")
+
+
+def test_a_node_is_asked_for_its_site_once(tmp_path: Path) -> None:
+    grid = FakeGrid({1: FakeNode("a", saying(reply("a")))}, Time())
+    over = runtime(grid, "a")
+    for _ in range(3):
+        list(over.exchange({"a": Task("train", 3, {"weight": torch.zeros(2)})}))
+    assert grid.types.count(WHO) == 1
+
+
+def test_replies_come_by_the_name_of_the_site() -> None:
+    found = replies_of({name: saying(reply(name)) for name in ("zeta", "alpha", "mid")})
+    assert [r.site for r in found] == ["alpha", "mid", "zeta"]
+    assert all(isinstance(r, Reply) for r in found)
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (saying(reply("a"), replace(IDENTITY, study="other")), "another study"),
+        (saying(reply("a"), replace(IDENTITY, run="other")), "another run"),
+        (saying(reply("a"), replace(IDENTITY, model="other")), "another model"),
+        (saying(reply("a", 2), round=2), "of round 2"),
+        (saying(reply("a"), kind="validate"), "'validate'"),
+        (saying(reply("a"), wave=1), "one to"),
+        (saying(reply("b")), "in the name of 'b'"),
+        (lambda m: replace(opened(m.content), payload=None).records(), "empty"),
+        (lambda m: replace(opened(m.content), payload=None, lost="its disk is full.").records(), "disk is full"),
+        (lambda m: RecordDict(), "Expected a message of hilum"),
+        (lambda m: RecordDict({FACTS: ConfigRecord({"study": "study"})}), "Expected a message of hilum"),
+    ],
+)
+def test_a_reply_that_is_not_to_this_task_is_lost_with_a_reason(answer: Answer, word: str) -> None:
+    lost, other = replies_of({"a": answer, "b": saying(reply("b"))})
+    assert isinstance(lost, Lost)
+    assert word in lost.reason
+    assert isinstance(other, Reply)
+
+
+def test_a_reply_that_was_changed_on_the_way_is_lost() -> None:
+    def changed(message: Message) -> RecordDict:
+        records = saying(reply("a"))(message)
+        assert isinstance(records, RecordDict)
+        records[FACTS]["scalars"] = str(records[FACTS]["scalars"]).replace('"updates": 0', '"updates": 9')
+        return records
+
+    (lost,) = replies_of({"a": changed})
+    assert isinstance(lost, Lost)
+    assert "digest" in lost.reason
+
+
+def test_arrays_travel_without_pickle() -> None:
+    records = Envelope.of(IDENTITY, Task("train", 1), reply_payload(reply("a"))).records()
+    assert {array.stype for array in records[ARRAYS].values()} == {"numpy.ndarray"}
+    with pytest.raises(ValueError, match="Object arrays"):
+        Array(np.array([object()], object))
+
+
+def test_a_straggler_is_lost_when_its_time_is_over_and_the_others_are_not() -> None:
+    lost, other = replies_of({"a": lambda _: None, "b": saying(reply("b"))}, round=60.0)
+    assert isinstance(lost, Lost)
+    assert lost.reason == "no reply within 60 s."
+    assert isinstance(other, Reply)
+
+
+def test_with_a_quorum_nobody_waits_for_the_last() -> None:
+    time = Time()
+    answers: dict[str, Answer] = {"a": lambda _: None, "b": saying(reply("b")), "c": saying(reply("c"))}
+    grid = FakeGrid({k: FakeNode(s, a) for k, (s, a) in enumerate(answers.items())}, time)
+    tasks = {site: Task("train", 3, {"weight": torch.zeros(2)}) for site in answers}
+    lost, *others = runtime(grid, *answers, enough=0.6).exchange(tasks)
+    assert isinstance(lost, Lost)
+    assert "not waited for" in lost.reason
+    assert len(others) == 2
+    assert time.now < 10
+
+
+@pytest.mark.parametrize("code", [2, 5, 8])
+def test_a_node_that_fails_once_is_asked_again(code: int) -> None:
+    calls = []
+
+    def once(message: Message) -> RecordDict | Error:
+        calls.append(message)
+        return Error(code, "gone") if len(calls) == 1 else saying(reply("a"))(message)  # type: ignore[return-value]
+
+    assert isinstance(replies_of({"a": once})[0], Reply)
+
+
+@pytest.mark.parametrize(("code", "word"), [(5, "node is gone"), (8, "process ended"), (2, "app failed"), (0, "error")])
+def test_a_node_that_fails_every_time_is_lost_in_our_own_words(code: int, word: str) -> None:
+    (lost,) = replies_of({"a": failing(code)})
+    assert isinstance(lost, Lost)
+    assert word in lost.reason
+    assert "3 times" in lost.reason
+    assert "secret7" not in lost.reason
+
+
+def test_a_site_whose_node_is_not_there_is_waited_for_and_then_lost() -> None:
+    time = Time()
+    grid = FakeGrid({1: FakeNode("a", saying(reply("a")), lambda now: False)}, time)
+    (lost,) = runtime(grid, "a", absent=90.0).exchange({"a": Task("train", 3)})
+    assert isinstance(lost, Lost)
+    assert lost.reason == "its node was not connected for 90 s."
+    assert 90 <= time.now < 95
+
+
+def test_a_node_that_comes_back_is_used_again() -> None:
+    grid = FakeGrid({1: FakeNode("a", saying(reply("a")), lambda now: now > 50)}, Time())
+    tasks = {"a": Task("train", 3, {"weight": torch.zeros(2)})}
+    assert isinstance(next(runtime(grid, "a", absent=90.0).exchange(tasks)), Reply)
+
+
+def test_a_site_that_two_nodes_claim_is_not_asked() -> None:
+    grid = FakeGrid({k: FakeNode("a", saying(reply("a"))) for k in (1, 2)}, Time())
+    (lost,) = runtime(grid, "a", absent=10.0).exchange({"a": Task("train", 3)})
+    assert isinstance(lost, Lost)
+
+
+def test_a_node_cannot_speak_for_a_site_whose_key_it_has_not() -> None:
+    grid = FakeGrid({1: FakeNode("a", saying(reply("a")), registered="b")}, Time())
+    (lost,) = runtime(grid, "a", absent=10.0).exchange({"a": Task("train", 3)})
+    assert isinstance(lost, Lost)
+
+
+def test_the_loop_refuses_less_than_the_quorum_and_says_who_is_lost(tmp_path: Path) -> None:
+    model = tiny_model()
+    groups = model.state_groups()
+    good = worker("a", tmp_path)
+    grid = FakeGrid({1: FakeNode("a", at_work(good)), 2: FakeNode("b", failing(5))}, Time())
+
+    def run(quorum: float) -> list[dict[str, Any]]:
+        records: list[dict[str, Any]] = []
+        federation = Federation(
+            STRATEGIES.load("fedavg")(groups),
+            Star(),
+            Compression(groups),
+            runtime(grid, "a", "b"),
+            RoundsPlan(1, quorum=quorum),
+        )
+        federation.run(copy_state(model), tmp_path / f"{quorum}", records.append)
+        return records
+
+    with pytest.raises(TrainingError, match="b: its node is gone"):
+        run(1.0)
+    assert run(0.5)[0]["train_loss"].keys() == {"a"}
+
+
+def nan(state: State) -> State:
+    return {name: torch.full_like(t, float("nan")) if t.is_floating_point() else t for name, t in state.items()}
+
+
+def short(state: State) -> State:
+    return {name: t[..., :1] if t.dim() else t for name, t in state.items()}
+
+
+@pytest.mark.parametrize(("spoil", "word"), [(nan, "NaN"), (short, "of shape")])
+def test_a_site_that_sends_nonsense_is_lost_and_the_round_goes_on(
+    spoil: Callable[[State], State], word: str, tmp_path: Path
+) -> None:
+    model, bad, good = tiny_model(), worker("bad", tmp_path), worker("good", tmp_path)
+
+    def spoiled(message: Message) -> RecordDict:
+        asked = opened(message.content)
+        assert asked.payload is not None
+        task = task_of(asked.payload)
+        answer = bad.do(task)
+        return Envelope.of(asked.identity, task, reply_payload(replace(answer, state=spoil(answer.state)))).records()
+
+    groups, records = model.state_groups(), list[dict[str, Any]]()
+    grid = FakeGrid({1: FakeNode("bad", spoiled), 2: FakeNode("good", at_work(good))}, Time())
+    over = runtime(grid, "bad", "good")
+    federation = Federation(
+        STRATEGIES.load("fedavg")(groups), Star(), Compression(groups), over, RoundsPlan(1, quorum=0.5)
+    )
+    server = federation.run(copy_state(model), tmp_path / "rounds", records.append)
+    assert word in records[0]["lost"]["bad"]
+    assert all(bool(torch.isfinite(t).all()) for t in server.state.values())
+
+
+def test_who_watches_hears_who_has_answered() -> None:
+    heard: list[Waiting] = []
+    grid = FakeGrid({1: FakeNode("a", saying(reply("a"))), 2: FakeNode("b", lambda _: None)}, Time())
+    over = runtime(grid, "a", "b", round=5.0)
+    over.tell = heard.append
+    list(over.exchange({site: Task("train", 3, {"weight": torch.zeros(2)}) for site in ("a", "b")}))
+    assert heard[0].done == ("a",)
+    assert heard[0].waiting == ("b",)
+    assert heard[-1].waiting == ()
