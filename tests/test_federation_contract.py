@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from fakes import FakeSite, Hospitals, fake_site, fake_trainer, tiny_model
 from hilum.errors import StudyError
@@ -24,6 +27,7 @@ from hilum.federation.strategies.fedprox import FedProx
 from hilum.federation.strategies.fedrep import FedRep
 from hilum.federation.strategies.fedyogi import FedYogi
 from hilum.federation.strategies.scaffold import Scaffold
+from hilum.federation.topology import TOPOLOGIES
 from hilum.federation.topology.ring import Ring
 from hilum.federation.topology.star import Star
 from hilum.images.augmentation import Augmentation
@@ -384,3 +388,27 @@ def test_weights_that_the_server_moves_are_those_of_the_replies_and_statistics_t
         after = strategy.step(server, strategy.collect(server, answers, COUNTS))
         for name in GROUPS:
             assert torch.equal(after.state[name], server.state[name]) == (name in WEIGHTS), name
+
+
+# The reference
+
+
+REFERENCE = (Path(__file__).parents[1] / "docs/reference/federation.md").read_text(encoding="utf-8")
+
+
+def test_the_reference_has_every_strategy_and_topology_with_its_options_and_their_defaults() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", REFERENCE, re.MULTILINE))
+    assert set(rows) == {*STRATEGIES, *TOPOLOGIES}
+    common = {"groups", "tau", "normalization", "weighting", "head"}
+    for registry in (STRATEGIES, TOPOLOGIES):
+        for name in registry:
+            inherited = {"fedyogi": "fedadam"}.get(name, name)
+            stated = dict(re.findall(r"`(\w+): ([^`]+)`", rows[inherited]))
+            if name == "fedlsm":
+                stated |= dict(re.findall(r"`(\w+): ([^`]+)`", rows["fedmlp"]))
+            for option, parameter in signature(registry.load(name)).parameters.items():
+                if option in common:
+                    continue
+                assert option in stated, (name, option)
+                if parameter.default is not parameter.empty:
+                    assert yaml.safe_load(stated[option]) == parameter.default, (name, option)

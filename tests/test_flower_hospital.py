@@ -138,7 +138,7 @@ def test_images_that_do_not_meet_the_study_are_refused_without_a_word_of_them(
     assert "requirements" in envelope.lost
     assert not any(secret in envelope.lost for secret in SECRETS)
     log = capsys.readouterr().err
-    assert "ImageError" in log
+    assert "DataError" in log
     assert not any(secret in log.replace(str(tmp_path), "") for secret in SECRETS)
 
 

@@ -18,13 +18,14 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.sequence import Sequence
 
 from dicom_files import DX, content, dataset, film, written
-from hilum.databases.dicom_tags import IDENTIFIERS, LUT_TAGS, SEQUENCES, TAGS, read_header
+from hilum.databases.dicom_tags import IDENTIFIERS, LUT_TAGS, SEQUENCES, SPACINGS, TAGS, read_header
 from hilum.databases.replica import draw_radiograph
 from hilum.errors import ImageError
 from hilum.images.cache import CacheSpec, build_cache
 from hilum.images.check import unreadable
 from hilum.images.decode import FAULTS, decode
 from hilum.images.dicom import Radiograph, decode_dicom, read_dicom
+from hilum.images.dicom_border import inside_black_border
 from hilum.images.dicom_pixels import stored_values
 from hilum.images.intensity import normalize
 
@@ -780,3 +781,54 @@ def test_the_radiographs_among_pydicoms_files_are_read(name):
         shown = 1 - shown
     np.testing.assert_allclose(read.pixels, shown, atol=1e-6)
     assert dcmread(path).SOPClassUID != DX
+
+
+# What the file says beside its pixels, and burnt-in borders
+
+
+@pytest.mark.parametrize("keyword", SPACINGS)
+def test_spacing_says_where_it_comes_from(keyword):
+    read = read_dicom(written(VALUES, **{keyword: ["0.14", "0.15"]}))
+    assert (read.pixel_spacing, read.spacing_from) == ((0.14, 0.15), keyword)
+    both = {keyword: ["0.14", "0.15"], "PixelSpacing": ["0.2", "0.2"]}
+    assert read_dicom(written(VALUES, **both)).spacing_from == "PixelSpacing"
+
+
+@pytest.mark.parametrize("value", [["0", "0.1"], ["0.1"], None])
+def test_a_spacing_that_cannot_be_is_none(value):
+    read = read_dicom(written(VALUES, PixelSpacing=value or []))
+    assert (read.pixel_spacing, read.spacing_from) == (None, None)
+
+
+def test_the_spacing_turns_with_the_image():
+    tags = {"PixelSpacing": ["0.1", "0.2"], "PatientOrientation": ["F", "L"]}
+    assert read_dicom(written(VALUES, **tags)).pixel_spacing == (0.2, 0.1)
+
+
+def test_laterality_of_the_image_comes_before_that_of_the_series():
+    assert read_dicom(written(VALUES, Laterality="R", ImageLaterality="B")).laterality == "B"
+    assert read_dicom(written(VALUES, Laterality="R")).laterality == "R"
+    assert read_dicom(written(VALUES, Laterality="")).laterality is None
+
+
+def test_borders_are_found_and_anatomy_is_not_cut():
+    chest = np.asarray(draw_radiograph("border", (200, 160)), np.float32) / 255
+    assert inside_black_border(chest).all()
+    framed = np.zeros((200, 300), np.float32)
+    framed[30:190, 60:260] = chest
+    inside = inside_black_border(framed)
+    assert inside[30:190, 60:260].all()
+    assert inside.sum() == 160 * 200
+    framed[10, 20] = 0.9  # a letter in the border ends it
+    assert inside_black_border(framed)[10:190, 20:260].all()
+    assert inside_black_border(np.zeros((40, 40), np.float32)).all()
+
+
+def test_a_black_border_does_not_count_in_the_intensity():
+    rng = np.random.default_rng(0)
+    chest = rng.integers(400, 3600, (40, 50)).astype(np.uint16)
+    framed = np.zeros((80, 100), np.uint16)
+    framed[20:60, 25:75] = chest
+    exposed = decode_dicom(written(framed))
+    assert np.isnan(exposed[:20]).all()
+    assert not np.isnan(exposed[20:60, 25:75]).any()

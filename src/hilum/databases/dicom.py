@@ -31,6 +31,9 @@ NOT_LISTED = "folder not readable: nothing in it is read"
 _NO_IMAGES = ("DICOMDIR", KEY_FILE, LABELS, f"{LABELS}.gz", f"{LABELS}.zip")
 
 
+EXTRA = ("laterality", "row_spacing_mm", "column_spacing_mm", "spacing_from")
+
+
 class Found(NamedTuple):
     """What the header of one radiograph tells; identifiers are hashes."""
 
@@ -43,6 +46,10 @@ class Found(NamedTuple):
     sex_male: float | None
     patient_known: bool
     age_odd: bool
+    laterality: str | None
+    row_spacing_mm: float | None
+    column_spacing_mm: float | None
+    spacing_from: str | None
 
 
 class DicomFolder:
@@ -88,7 +95,7 @@ class DicomFolder:
         table = table.where(table.notna(), np.nan)
         images = layout.image_table({name: table[name] for name in layout.IMAGE_COLUMNS if name in table})
         labels, label_problems = read_labels(root, images, key)
-        return Manifest(NAME, root, images, labels, problems=tuple(problems + label_problems))
+        return Manifest(NAME, root, images, labels, problems=tuple(problems + label_problems), extra=table[list(EXTRA)])
 
     @classmethod
     def write_replica(cls, root: Path) -> None:
@@ -178,6 +185,7 @@ def _header(root: Path, name: str, key: bytes) -> Found | str:
 
 def _found(header: Header, name: str, key: bytes) -> Found:
     image, patient, study = (identifier(header, keyword) for keyword in IDENTIFIERS)
+    (down, across), source = header.pixel_spacing or ((None, None), None)
     return Found(
         path=name,
         image_id=pseudonym(key, "image", image) if image else pseudonym(key, "path", name),
@@ -188,6 +196,10 @@ def _found(header: Header, name: str, key: bytes) -> Found:
         sex_male=header.sex_male,
         patient_known=bool(patient),
         age_odd=bool(header.text("PatientAge")) and header.age_years is None,
+        laterality=header.laterality,
+        row_spacing_mm=down,
+        column_spacing_mm=across,
+        spacing_from=source,
     )
 
 

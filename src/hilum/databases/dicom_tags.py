@@ -22,6 +22,7 @@ TAGS = {
     "PatientSex": 0x00100040,
     "PatientAge": 0x00101010,
     "BodyPartExamined": 0x00180015,
+    "ImagerPixelSpacing": 0x00181164,
     "ShutterShape": 0x00181600,
     "ShutterLeftVerticalEdge": 0x00181602,
     "ShutterRightVerticalEdge": 0x00181604,
@@ -38,13 +39,17 @@ TAGS = {
     "CenterOfCircularCollimator": 0x00181710,
     "RadiusOfCircularCollimator": 0x00181712,
     "VerticesOfThePolygonalCollimator": 0x00181720,
+    "NominalScannedPixelSpacing": 0x00182010,
     "ViewPosition": 0x00185101,
     "PatientOrientation": 0x00200020,
+    "Laterality": 0x00200060,
+    "ImageLaterality": 0x00200062,
     "SamplesPerPixel": 0x00280002,
     "PhotometricInterpretation": 0x00280004,
     "NumberOfFrames": 0x00280008,
     "Rows": 0x00280010,
     "Columns": 0x00280011,
+    "PixelSpacing": 0x00280030,
     "BitsAllocated": 0x00280100,
     "BitsStored": 0x00280101,
     "HighBit": 0x00280102,
@@ -63,6 +68,7 @@ SEQUENCES = {"ModalityLUTSequence": 0x00283000, "VOILUTSequence": 0x00283010, "V
 CODE_VALUE = 0x00080100
 IDENTIFIERS = {"SOPInstanceUID": 0x00080018, "PatientID": 0x00100020, "StudyInstanceUID": 0x0020000D}
 
+SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 MODALITIES = ("CR", "DX", "RG")
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 CLASSES = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1", CAPTURE)
@@ -132,6 +138,18 @@ class Header:
         if directions <= set("HF") or not self.orientation:
             return None
         return "LATERAL" if directions & set("AP") else "FRONTAL"
+
+    @property
+    def laterality(self) -> str | None:
+        """'L', 'R' or 'B' where it is stated."""
+        stated = self.text("ImageLaterality") or self.text("Laterality")
+        return stated if stated in ("L", "R", "B") else None
+
+    @property
+    def pixel_spacing(self) -> tuple[tuple[float, float], str] | None:
+        """Mm between rows and between columns, and the tag that says so; only the first is at the patient's depth."""
+        stated = ((self.numbers(keyword), keyword) for keyword in SPACINGS)
+        return next((((n[0], n[1]), keyword) for n, keyword in stated if len(n) == 2 and min(n) > 0), None)
 
     @property
     def orientation(self) -> tuple[str, str] | None:

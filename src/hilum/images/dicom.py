@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hilum.databases.dicom_tags import Header, read_header, require_frontal, require_radiograph
 from hilum.errors import ImageError
 from hilum.images.decode import BROKEN, read_bytes
+from hilum.images.dicom_border import inside_black_border
 from hilum.images.dicom_grey import to_grey
 from hilum.images.dicom_pixels import stored_values
 from hilum.images.dicom_shutter import left_open, overlap
@@ -34,13 +35,21 @@ class Radiograph:
     ``pixels``: float32 (H, W) in [0, 1], bright is dense; NaN, which is shown black and does not count in the
     intensity, where there is padding or a shutter; ``window``: how they were windowed, such as 'window 1 of 2',
     'VOI LUT 1 of 1' or 'full range'; ``view``: 'PA', 'AP', 'FRONTAL', 'LATERAL', None where it is not stated;
-    ``turned``: what was undone, in this order, of 'transposed', 'mirrored', 'upside down'.
+    ``turned``: what was undone, in this order, of 'transposed', 'mirrored', 'upside down'; ``laterality``: 'L', 'R',
+    'B' or None; ``pixel_spacing``: mm between rows and between columns of ``pixels``, from the tag ``spacing_from``.
     """
 
     pixels: NDArray[np.float32]
     window: str
     view: str | None
     turned: tuple[str, ...]
+    laterality: str | None
+    pixel_spacing: tuple[float, float] | None
+    spacing_from: str | None
+
+    def exposed(self) -> NDArray[np.float32]:
+        """Return the pixels with NaN in burnt-in black borders too, so that they do not count in the intensity."""
+        return np.where(inside_black_border(self.pixels), self.pixels, np.float32(np.nan))
 
 
 def read_dicom(data: bytes | Path, *, window: int | Literal["full"] = 0, allow_lateral: bool = False) -> Radiograph:
@@ -67,7 +76,7 @@ def read_dicom(data: bytes | Path, *, window: int | Literal["full"] = 0, allow_l
 
 def decode_dicom(data: bytes) -> NDArray[np.float32]:
     """DICOM of CR, DX and secondary captures of both, as displayed; views are not filtered."""
-    return read_dicom(data, allow_lateral=True).pixels
+    return read_dicom(data, allow_lateral=True).exposed()
 
 
 def turn(image: NDArray[np.floating], turns: Iterable[str]) -> NDArray[np.floating]:
@@ -87,7 +96,10 @@ def _radiograph(header: Header, window: int | Literal["full"]) -> Radiograph:
         pixels[~shutter] = np.nan
     view = header.view
     turns = () if view == "LATERAL" else _turns(header)
-    return Radiograph(turn(pixels, turns), windowed, view, turns)
+    spacing, source = header.pixel_spacing or (None, None)
+    if spacing and TRANSPOSED in turns:
+        spacing = spacing[::-1]
+    return Radiograph(turn(pixels, turns), windowed, view, turns, header.laterality, spacing, source)
 
 
 def _turns(header: Header) -> tuple[str, ...]:

@@ -213,7 +213,7 @@ def _frontal(data: bytes) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     if detect_format(data) != DICOM:
         return decode(data), ()
     film = read_dicom(data)
-    return film.pixels, film.turned
+    return film.exposed(), film.turned
 
 
 def _infer(

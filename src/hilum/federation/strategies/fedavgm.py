@@ -40,11 +40,11 @@ class ServerOptimizer(FedAvg):
         state = tally.mean.value(server.state)
         kept: State = {}
         for name in (n for n, group in self.groups.items() if group != "norm_stats"):
-            old = server.state[name].double()
-            before = {m: server.extra.get(f"{m}/{name}", self.first(m, old)) for m in self.moments}
+            old, kind = server.state[name].double(), server.state[name].dtype
+            before = {m: server.extra.get(f"{m}/{name}", self.first(m, old)).double() for m in self.moments}
             step, after = self.move(state[name].double() - old, before)
-            state[name] = (old + self.server_lr * step).to(server.state[name].dtype)
-            kept |= {f"{m}/{name}": moment for m, moment in after.items()}
+            state[name] = (old + self.server_lr * step).to(kind)
+            kept |= {f"{m}/{name}": moment.to(kind) for m, moment in after.items()}
         return replace(server, state=state, extra=server.extra | kept)
 
 
