@@ -18,7 +18,6 @@ from hilum.federation.divergence import weight_divergence
 from hilum.federation.messages import ServerState, counts_of
 from hilum.federation.strategies.fedavg import FedAvg
 from hilum.federation.strategies.scaffold import Scaffold
-from hilum.shift.labels import label_emd
 from hilum.training.loop import Fit, TrainingPlan
 from hilum.training.optimizers import OptimizerPlan
 from hilum.training.rules import LocalRule
@@ -122,7 +121,6 @@ def test_label_emd_of_the_sites_is_what_they_were_cut_for() -> None:
         sites, rest = cut(emd, 0)
         assert emd_of(sites) == pytest.approx(emd, abs=0.02)
         assert len(np.unique(np.concatenate([*sites, rest]))) == len(digits()[1])
-    assert label_emd(np.eye(2)).shape == (2,)
 
 
 def test_weight_divergence_grows_with_the_label_emd() -> None:
@@ -141,12 +139,11 @@ def test_weight_divergence_grows_with_the_label_emd() -> None:
     assert spearmanr(emds, divergences).statistic >= 0.9, divergences
 
 
-def final(emd: float, seed: int, shared: bool, rounds: int = 12) -> float:
+def final(emd: float, seed: int, shared: bool, rounds: int = 6) -> float:
     """Test accuracy; ``shared``: every site also has all of a set of 5 % as many digits, as many of each class."""
     sites, rest = cut(emd, seed)
     labels, rng = digits()[1].numpy(), np.random.default_rng([seed, 1])
-    # At one class a site uses up its class, so that the public set is drawn from what is left of each.
-    count = round(0.05 * SIZE * CLASSES / CLASSES)
+    count = round(0.05 * SIZE)  # of each class
     public = np.concatenate([rng.permutation(rest[labels[rest] == k])[:count] for k in range(CLASSES)])
     test = np.setdiff1d(rest, public)
     run = federation(FedAvg(GROUPS), [np.concatenate([s, public]) for s in sites] if shared else sites, seed)
@@ -164,9 +161,9 @@ def test_five_percent_of_shared_data_close_half_of_the_gap() -> None:
     assert mixed >= (alike + apart) / 2, (alike, apart, mixed)
 
 
-def rounds_to(strategy: Any, target: float, seed: int = 0, limit: int = 60) -> int:
-    sites, rest = cut(1.44, seed)
-    run = federation(strategy, sites, seed, lr=0.05, passes=2)
+def rounds_to(strategy: Any, target: float, seed: int, limit: int = 15) -> int:
+    sites, rest = cut(1.8, seed)
+    run = federation(strategy, sites, seed, lr=0.05, passes=3)
     for number in range(1, limit + 1):
         run.round()
         if accuracy(run.server.state, rest) >= target:
@@ -175,8 +172,8 @@ def rounds_to(strategy: Any, target: float, seed: int = 0, limit: int = 60) -> i
 
 
 def test_scaffold_needs_fewer_rounds_than_federated_averaging() -> None:
-    """26 local steps at the same rate, two sites' worth of classes in each."""
+    """39 local steps at the same rate, one class a site."""
     corrected, averaged = (
-        sum(rounds_to(strategy, 0.85, seed) for seed in range(3)) for strategy in (Scaffold(GROUPS), FedAvg(GROUPS))
+        [rounds_to(strategy, 0.55, seed) for seed in range(2)] for strategy in (Scaffold(GROUPS), FedAvg(GROUPS))
     )
-    assert corrected < averaged, (corrected, averaged)
+    assert sum(corrected) < 0.8 * sum(averaged), (corrected, averaged)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -179,6 +180,29 @@ def test_a_straggler_is_not_waited_for_where_a_quorum_is_enough(folder: Path, tm
             federation.nodes["west"].signal(signal.SIGCONT)
     assert "not waited for" in log_of(run)[1]["lost"]["west"]
     assert set(log_of(run)[1]["train_loss"]) == {"north", "south"}
+
+
+def test_ctrl_c_ends_every_process_and_the_run_goes_on_with_resume(folder: Path, tmp_path: Path) -> None:
+    run, file = tmp_path / "stopped", folder / "stopped.yaml"
+    file.write_text(SCAFFOLD)
+    command = [sys.executable, "-m", "hilum", "federation", "local", str(file), "--out", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert wait_for(in_round(run, 2), PATIENCE)
+    process.send_signal(signal.SIGINT)
+    assert "Stopped" in process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 130
+    assert not [path for path in Path("/proc").glob("[0-9]*/cwd") if str(run) in linked(path)]
+    assert hilum("federation", "local", file, "--out", run).status == 1
+    outcome = hilum("federation", "local", file, "--out", run, "--resume")
+    assert outcome.status == 0, outcome.err
+    assert weights(run, "scaffold") == weights(folder / "plain", "scaffold")
+
+
+def linked(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return ""
 
 
 def shim(federation: LocalFederation, site: str, lines: str) -> None:

@@ -196,7 +196,7 @@ def test_a_sound_reply_is_accepted() -> None:
         (replace(REPLY, state=STATE | {"w": torch.full((2, 3), math.nan)}), "'w' holds NaN or infinity"),
         (replace(REPLY, state=STATE | {"w": torch.full((2, 3), -math.inf)}), "'north' in round 4; 'w' holds NaN"),
         (replace(REPLY, extra={"control/w": torch.full((2, 3), math.nan)}), "'control/w' holds NaN"),
-        (replace(REPLY, extra={"control/w": torch.ones(3)}), r"'control/w' of another shape from 'north'; found \(3,\)"),
+        (replace(REPLY, extra={"control/w": torch.ones(3)}), r"'control/w' of another shape from .*; found \(3,\)"),
         (replace(REPLY, extra={"steps": torch.ones(3)}), r"'steps' of another shape from 'north'; found \(3,\)"),
     ],
 )

@@ -239,7 +239,8 @@ def test_order_of_sites_does_not_matter(tiny_run: Path, tiny_study: Path, tmp_pa
 
 @pytest.mark.parametrize("normalization", ["averaged", "recalibrated", "frozen"])
 def test_every_normalization_runs(normalization: str, tiny_study: Path, tmp_path: Path) -> None:
-    values = [f"federation.normalization={normalization}", "arms=[federated]", "seeds=[0]", "training.updates=null"]
+    values = [f"federation.normalization={normalization}", "federation.head=shared", "training.updates=null"]
+    values += ["arms=[federated]", "seeds=[0]"]
     run = run_with(tiny_study, tmp_path / "run", *values)
     assert not list(run.rglob("site_*.safetensors"))
     assert read(run, "run.json")["updates"]["per_site"] is None

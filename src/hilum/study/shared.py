@@ -53,7 +53,7 @@ def shared_of_sites(
         return {}
     if arm not in shared:
         raise StudyError(
-            f"Expected no {NAME} in the arm '{arm}' between hospitals, where nobody holds the images of all; found one. "
+            f"Expected no {NAME} in the arm '{arm}' between hospitals, where nobody holds all images; found one. "
             "Run the study with 'hilum study', or remove the key."
         )
     site = shared[arm]

@@ -58,9 +58,9 @@ class FederationSpec(Section):
 
     strategy: NamedOptions = NamedOptions(name="fedavg")
     tau: Annotated[float, Field(ge=0, le=1)] = 0.5
-    weighting: Literal["known", "contrast"] = "known"
-    normalization: Literal["averaged", "site", "local", "recalibrated", "frozen"] = "averaged"
-    head: Literal["shared", "site"] = "shared"
+    weighting: Literal["known", "contrast"] = "contrast"
+    normalization: Literal["averaged", "site", "local", "recalibrated", "frozen"] = "site"
+    head: Literal["shared", "site"] = "site"
     topology: NamedOptions = NamedOptions(name="star")
     compression: NamedOptions = NamedOptions(name="none")
     participation: Share = 1.0

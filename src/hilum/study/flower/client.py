@@ -103,7 +103,9 @@ def _log(error: Exception, reason: str) -> None:
     """Write what happened to the node's log; an error's own words may hold a file name, and stay out of it."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     words = f" {error}" if isinstance(error, NotApproved) else ""
-    print(f"hilum: {reason}{words} ({type(error).__name__}, {place.filename}:{place.lineno})", file=sys.stderr)
+    print(
+        f"hilum: {reason}{words} ({type(error).__name__}, {Path(place.filename).name}:{place.lineno})", file=sys.stderr
+    )
 
 
 def told(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -38,6 +39,7 @@ from hilum.study.flower.folders import (
 from hilum.study.flower.processes import Started, call, environment, free_port, start, wait_for_port
 from hilum.study.flower.watch import read_progress, round_line, waiting_line
 from hilum.study.hospitals import cache_of, load_sites, training_sites
+from hilum.study.run import load_run_study
 from hilum.study.spec import Study
 from hilum.training.state import write_atomically
 
@@ -58,7 +60,7 @@ def run_local(
     run = RunDirectory(out.resolve())
     _require_free(run, resume)
     sites = [site.name for site in training_sites(load_sites(study, cache_of(study)))]
-    shared = app_study(study, sites, choose_precision(study), study.training.threads or torch.get_num_threads())
+    shared = app_study(study, sites, *_numbers(study, run))
     with LocalFederation.open(study, shared, sites, run, config or {}) as federation:
         federation.start()
         run_id = federation.submit()
@@ -143,6 +145,8 @@ class LocalFederation:
 
     def stop(self) -> None:
         """End nodes and link."""
+        for node in self.nodes.values():
+            node.signal(signal.SIGTERM)
         for process in (*self.nodes.values(), self.link):
             if process is not None:
                 process.stop()
@@ -183,6 +187,14 @@ def _tell(facts: dict[str, Any], said: tuple[str, str], echo: Echo) -> tuple[str
         if line and line.partition(" s left")[0] != before.partition(" s left")[0]:
             echo(line)
     return lines
+
+
+def _numbers(study: Study, run: RunDirectory) -> tuple[str, int]:
+    """Return precision and threads: those that the run was begun with, or else what 'hilum study' would take."""
+    if run.study.is_file():
+        begun = load_run_study(run).training
+        return begun.precision, begun.threads or torch.get_num_threads()
+    return choose_precision(study), study.training.threads or torch.get_num_threads()
 
 
 def _own(study: Study, site: str) -> dict[str, Any]:
