@@ -45,7 +45,9 @@ def patient_folds(patients: Ints, folds: int, rng: np.random.Generator) -> Ints:
     """Return the fold of each image, 0 … folds − 1: whole patients, as many patients in each fold as in another."""
     names, member = np.unique(patients, return_inverse=True)
     if folds < 2 or len(names) < folds:
-        raise DataError(f"Expected at least 2 folds and a patient for each; found {folds} and {len(names)} patients.")
+        raise DataError(
+            f"Expected at least 2 folds and as many patients; found {folds} folds and {len(names)} patients."
+        )
     fold = np.empty(len(names), np.int64)
     fold[rng.permutation(len(names))] = np.arange(len(names)) % folds
     return fold[member]

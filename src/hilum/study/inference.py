@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from hilum.allocator import keep_freed_memory
-from hilum.databases.dicom_elements import DICOM_HEAD, PREAMBLE
+from hilum.databases.dicom_elements import DICOM_HEAD, is_dicom
 from hilum.errors import DataError, ImageError, RunError, StudyError
 from hilum.images.cache import LeftOut
 from hilum.images.decode import decode, detect_format, read_bytes
@@ -163,7 +163,7 @@ def taught_findings(study: Study, run: RunDirectory, keys: Sequence[ModelKey]) -
 def image_files(paths: Sequence[str | Path]) -> list[str]:
     """Return the given files as given, and the PNG, JPEG and DICOM files under the given folders, in order.
 
-    There, DICOM is also known by its preamble, for archives write names without a suffix.
+    There, DICOM is also known by its beginning, for archives write names without a suffix.
     """
     files: list[str] = []
     for given in map(str, paths):
@@ -185,7 +185,7 @@ def _is_image(path: Path) -> bool:
         return True
     try:
         with path.open("rb") as file:
-            return path.name != DICOMDIR and file.read(DICOM_HEAD)[PREAMBLE:] == b"DICM"
+            return path.name != DICOMDIR and is_dicom(file.read(DICOM_HEAD))
     except OSError:
         return False
 
