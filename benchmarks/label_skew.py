@@ -129,12 +129,11 @@ def study_of(root: Path, seed: int, options: argparse.Namespace) -> Study:
     estimated anew at the end; 'fedavg-averaged' shows FedAvg without that.
     """
     further: dict[str, Any] = {
-        name: {"strategy": name, "normalization": IMPLIED.get(name, {}).get("normalization", "recalibrated")}
-        for name in options.strategies
-        if name != "fedavg"
+        name: {"strategy": name} | IMPLIED.get(name, {}) for name in options.strategies if name != "fedavg"
     }
     further["fedavg-averaged"] = {"normalization": "averaged"}
     sites: dict[str, Any] = {f"site{k}": {"database": "folder", "root": root / f"site{k}"} for k in range(SITES)}
+    common = {"tau": 1.0, "weighting": "known", "head": "shared", "normalization": "recalibrated"}
     training = {
         "rounds": options.rounds,
         "updates": options.updates,
@@ -156,8 +155,8 @@ def study_of(root: Path, seed: int, options: argparse.Namespace) -> Study:
         "images": {"size": SIZE, "cache": root / "cache", "workers": 1},
         "model": {"backbone": {"name": "residual", "widths": options.widths}, "pooling": options.pooling},
         "training": training,
-        "federation": {"tau": 1.0, "normalization": "recalibrated"},
-        "federations": further,
+        "federation": common,
+        "federations": {name: common | own for name, own in further.items()},
         "evaluation": {"flip": False, "gallery": 0, "resamples": 100},
     }
     return parse_study(content, "the study of label skew")
@@ -221,7 +220,7 @@ def print_tables(results: Mapping[float, dict[str, dict[str, str]]]) -> None:
         "bytes": "MB a round, all sites, both ways",
     }
     for figure, title in titles.items():
-        print(f"\n| {title} | " + " | ".join(f"EMD {abs(emd):.2g}" for emd in results) + " |")
+        print(f"\n| {title} | " + " | ".join(f"EMD {emd:.1f}" for emd in results) + " |")
         print("|---" * (len(results) + 1) + "|")
         for arm in next(iter(results.values())):
             name = "fedavg" if arm == BASE else arm

@@ -333,6 +333,18 @@ def test_updates_of_other_lengths_count_by_the_step() -> None:
     torch.testing.assert_close(after.state[stats], mean.float())
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if name != "iil"])
+def test_replies_of_sites_that_weigh_nothing_change_no_weight(name: str) -> None:
+    """Under contrast, where the site that has both classes was asked and lost."""
+    both, one = COUNTS["b"], LabelCounts(5, np.array([5, 5]), np.array([5, 5]))
+    strategy = built(name, weighting="contrast")
+    server = strategy.join(ServerState(0, copy_state(tiny_model())), {"a": one, "b": both})
+    answer = replies(1, 1, TOLD.get(name, lambda k: {}))[0]
+    after = strategy.step(server, strategy.collect(server, [answer], {"a": one, "b": both}))
+    assert fingerprint(after.state) == fingerprint(server.state)
+    assert strategy.close_at_server("recalibrate", server, [answer]).state == server.state
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
 def test_effective_steps_are_what_a_constant_gradient_moves(momentum: float) -> None:
     plan = OptimizerPlan("sgd", momentum=momentum)

@@ -73,13 +73,16 @@ def weights(run: Path, arm: str) -> str:
 
 
 @contextmanager
-def begun(folder: Path, run: Path, text: str = SCAFFOLD, **config: float) -> Iterator[tuple[LocalFederation, str]]:
+def begun(
+    folder: Path, run: Path, text: str = SCAFFOLD, database: str | None = None, **config: float
+) -> Iterator[tuple[LocalFederation, str]]:
     """A federation that trains, and the id of its run; all of its processes end with it."""
     file = folder / f"{run.name}.yaml"
     file.write_text(text)
     study = load_study(file)
     shared = app_study(study, SITES, "float32", 1)
     with LocalFederation.open(study, shared, SITES, RunDirectory(run), config) as federation:
+        federation.database = database
         federation.start()
         yield federation, federation.submit()
 
@@ -154,7 +157,7 @@ def test_a_node_that_is_killed_comes_back_and_is_used_again(folder: Path, tmp_pa
 @pytest.mark.parametrize("what", ["server app", "link"])
 def test_a_run_that_is_killed_goes_on_when_it_is_submitted_again(what: str, folder: Path, tmp_path: Path) -> None:
     run = tmp_path / what.replace(" ", "_")
-    with begun(folder, run) as (federation, run_id):
+    with begun(folder, run, database="state.db") as (federation, run_id):
         assert wait_for(in_round(run, 2), PATIENCE)
         assert federation.link is not None
         if what == "link":

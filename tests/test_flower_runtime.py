@@ -16,6 +16,7 @@ from fakes import fake_site, fake_trainer, tiny_model
 
 pytest.importorskip("flwr")
 
+import httpx
 from flwr.app import Array, ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -260,6 +261,22 @@ def test_a_node_that_fails_every_time_is_lost_in_our_own_words(code: int, word: 
     assert word in lost.reason
     assert "3 times" in lost.reason
     assert "secret7" not in lost.reason
+
+
+@pytest.mark.parametrize("method", ["get_node_ids", "push_messages", "pull_messages"])
+def test_a_link_that_is_busy_for_a_moment_is_asked_again(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = FakeGrid({1: FakeNode("a", saying(reply("a")))}, Time())
+    over, calls, honest = runtime(grid, "a"), [], getattr(grid, method)
+
+    def busy(*arguments: Any) -> Any:
+        calls.append(method)
+        if len(calls) < 4:
+            raise httpx.HTTPError("500 Internal Server Error: database is locked")
+        return honest(*arguments)
+
+    monkeypatch.setattr(grid, method, busy)
+    found = list(over.exchange({"a": Task("train", 3, {"weight": torch.zeros(2)})}))
+    assert isinstance(found[0], Reply)
 
 
 def test_a_site_whose_node_is_not_there_is_waited_for_and_then_lost() -> None:

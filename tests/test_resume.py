@@ -23,7 +23,7 @@ from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.hospitals import load_sites, training_sites
 
 COMMAND = [sys.executable, "-c", "from hilum.cli import main; main()"]
-SECONDS = 120
+SECONDS = 300
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:

@@ -134,8 +134,10 @@ class MixtureStats:
             self.squares[name] = self.squares.get(name, torch.zeros(())) + weight.trunk * (variance + mean**2)
 
     def value(self) -> State:
-        """Return the statistics of the mixture."""
+        """Return the statistics of the mixture; none where nobody weighs anything."""
         result: State = {}
+        if not self.weight:
+            return result
         for name, total in self.means.items():
             mean = total / self.weight
             result[name] = mean.float()

@@ -6,9 +6,11 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import httpx  # type: ignore[import-not-found, unused-ignore]
 from flwr.app import Message, RecordDict  # type: ignore[import-not-found, unused-ignore]
 
 from hilum.errors import TrainingError
@@ -184,11 +186,12 @@ class Exchange:
     def advance(self) -> bool:
         """Send what can be sent, take what has arrived, give up what is too late; tell whether anything changed."""
         before = len(self.open), len(self.pending)
-        self._send()
-        for message in self.nodes.grid.pull_messages(list(self.pending)) if self.pending else ():
-            site = self.pending.pop(message.metadata.reply_to_message_id, None)
-            if site is not None:
-                self._receive(site, message)
+        with suppress(httpx.HTTPError):  # a link that is busy for a moment is asked again
+            self._send()
+            for message in self.nodes.grid.pull_messages(list(self.pending)) if self.pending else ():
+                site = self.pending.pop(message.metadata.reply_to_message_id, None)
+                if site is not None:
+                    self._receive(site, message)
         self._give_up()
         return before != (len(self.open), len(self.pending))
 

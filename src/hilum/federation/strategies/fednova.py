@@ -60,7 +60,7 @@ class FedNova(FedAvg):
 
     def _scale(self, name: str, tally: Tally, tensor: torch.Tensor) -> torch.Tensor:
         if self.groups[name] != "head" or tally.mean.rows is None:
-            return torch.tensor(tally.steps / tally.mean.trunk)
+            return torch.tensor(tally.steps / tally.mean.trunk if tally.mean.trunk else 0.0)
         total = tally.mean.rows
         rows = np.divide(tally.row_steps, total, out=np.zeros_like(total), where=total > 0)
         return by_row(rows, tensor)

@@ -43,7 +43,6 @@ from hilum.study.run import load_run_study
 from hilum.study.spec import Study
 from hilum.training.state import write_atomically
 
-DATABASE = "state.db"  # in which the link keeps the keys that it lets in
 LOOK = 1.0  # s between two looks at the progress
 SILENCE = 30.0  # s without news after which Flower is asked whether the run is alive
 Echo = Callable[[str], None]
@@ -70,11 +69,15 @@ def run_local(
 
 @dataclass
 class LocalFederation:
-    """Link and nodes of one machine: what was started."""
+    """Link and nodes of one machine: what was started.
+
+    ``database``: file in which the link keeps the keys that it lets in; None keeps them as long as it runs.
+    """
 
     layout: Layout
     run: RunDirectory
     node_ports: dict[str, int]
+    database: str | None = None
     link: Started | None = None
     nodes: dict[str, Started] = field(default_factory=dict)
 
@@ -102,8 +105,6 @@ class LocalFederation:
 
     def start(self) -> None:
         """Start the link, let the keys in, and start the nodes."""
-        for left in self.layout.server.glob(f"{DATABASE}*"):  # of a link before this one, which listened elsewhere
-            left.unlink()
         self.start_link()
         for site in self.layout.sites:
             self.register(site)
@@ -115,7 +116,7 @@ class LocalFederation:
         server, address = self.layout.server, self.layout.link
         certificate = str((server / "ca.crt").resolve())
         write_atomically(server / "flower" / "config.toml", connection(address, certificate).encode())
-        self.link = start("link", link_command(address, DATABASE), server, environment(server))
+        self.link = start("link", link_command(address, self.database), server, environment(server))
         wait_for_port(self.link, address.port)
 
     def register(self, site: str) -> None:
