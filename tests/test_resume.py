@@ -182,7 +182,7 @@ def test_every_file_of_a_training_may_be_the_last(
     policy: str, tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A training that dies before its k-th file is in place ends, for every k, as one that never died."""
-    study = spec.load_study(tiny_study, [f"federation.{policy}"])
+    study = spec.load_study(tiny_study, ["federation.head=shared", f"federation.{policy}"])
     sites = training_sites(load_sites(study, tiny_study.parent / "cache"))
     key = ModelKey(0, "federated", "federated")
     monkeypatch.setattr(aggregation, "OWN_EVIDENCE", 1.0)

@@ -200,7 +200,7 @@ def test_refuses_what_does_not_fit():
         a_distance(x, x, patients[:3], patients)
     with pytest.raises(DataError, match="finite"):
         a_distance(x, x + np.nan, patients, patients)
-    with pytest.raises(DataError, match="patient for each"):
+    with pytest.raises(DataError, match="as many patients"):
         a_distance(x, x, patients // 10, patients)
     with pytest.raises(DataError, match="3 folds"):
         a_distance(x, x, patients, patients, folds=2)
