@@ -215,5 +215,5 @@ def test_refuses_what_does_not_fit(maps, boxes, message):
 
 
 def test_refuses_patients_that_do_not_fit():
-    with pytest.raises(DataError, match="as many patients image"):
+    with pytest.raises(DataError, match="a patient for each image"):
         evaluate_localization(np.ones((2, 4, 4)), [QUARTER, QUARTER], ["a"])
