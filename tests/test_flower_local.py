@@ -23,8 +23,8 @@ from hilum.study.directory import RunDirectory
 from hilum.study.flower.app import app_study
 from hilum.study.flower.local import LocalFederation, follow, run_local
 from hilum.study.flower.processes import Started
-from hilum.study.flower.watch import read_progress
 from hilum.study.spec import load_study
+from hilum.study.watch import read_progress
 from hilum.training.state import fingerprint, load_state
 from hospitals import hilum
 

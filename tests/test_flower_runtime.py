@@ -26,7 +26,8 @@ from hilum.federation.memory import SiteMemory
 from hilum.federation.messages import LabelCounts, Lost, Reply, Task
 from hilum.federation.payload import reply_payload, task_of
 from hilum.federation.rounds import Federation, RoundsPlan
-from hilum.federation.runtimes.flower import Clock, FlowerRuntime, Limits, Nodes, Waiting
+from hilum.federation.runtimes.base import Waiting
+from hilum.federation.runtimes.flower import Clock, FlowerRuntime, Limits, Nodes
 from hilum.federation.runtimes.flower_records import ARRAYS, FACTS, WHO, Envelope, Identity, opened
 from hilum.federation.runtimes.in_process import InProcess, Presence
 from hilum.federation.strategies import STRATEGIES

@@ -21,6 +21,7 @@ from hilum.federation import aggregation
 from hilum.study import arms, run, spec
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.hospitals import load_sites, training_sites
+from hilum.study.watch import Watch
 
 COMMAND = [sys.executable, "-c", "from hilum.cli import main; main()"]
 SECONDS = 300
@@ -200,11 +201,12 @@ def test_every_file_of_a_training_may_be_the_last(
 
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", fsync)
-            arms.train_model(study, key, sites, RunDirectory(root), "float32", lambda: None)
+            arms.train_model(study, key, sites, RunDirectory(root), "float32", Watch(root, 1, study.training.rounds))
         return count
 
     def result(root: Path) -> dict[str, Any]:
-        files = [path for path in root.rglob("[!.]*") if path.is_file() and path.suffix != ".jsonl"]
+        changing = ("metrics.jsonl", "progress.json")
+        files = [path for path in root.rglob("[!.]*") if path.is_file() and path.name not in changing]
         log = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
         rounds = [(line["round"], line["train_loss"], line["validation_loss"]) for line in log]
         return {"log": rounds, **{str(path.relative_to(root)): path.read_bytes() for path in files}}

@@ -13,7 +13,7 @@ class Advance(Protocol):
     """Callable that moves a progress bar."""
 
     def __call__(self, steps: int = 1, note: str = "") -> None:
-        """Advance by steps, and show a note."""
+        """Advance by steps, and show a note of one or more lines."""
 
 
 PLAIN_INTERVAL = 15.0
@@ -34,7 +34,7 @@ def progress(label: str, total: int) -> Iterator[Advance]:
         now = time.monotonic()
         if now - last >= PLAIN_INTERVAL:
             last = now
-            print(f"{label}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+            print(f"{label}: {done}/{total} {note.partition(chr(10))[0]}".rstrip(), file=sys.stderr, flush=True)
 
     yield advance_plain
 
@@ -42,19 +42,22 @@ def progress(label: str, total: int) -> Iterator[Advance]:
 @contextmanager
 def _bar(label: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, RenderableType, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total, note="")
+    class Noted(Progress):
+        note = ""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            yield Text(self.note)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Noted(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
 
         def advance(steps: int = 1, note: str = "") -> None:
-            bar.update(task, advance=steps, note=note)
+            bar.note = note or bar.note
+            bar.update(task, advance=steps)
 
         yield advance

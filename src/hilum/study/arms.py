@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from hilum.errors import RunError, StudyError
 from hilum.federation.memory import SiteMemory
 from hilum.federation.messages import NEVER, ServerState
 from hilum.federation.rounds import Federation, last_round
-from hilum.federation.runtimes.base import Runtime
+from hilum.federation.runtimes.base import Runtime, Tell
 from hilum.federation.runtimes.in_process import InProcess, Presence
 from hilum.federation.runtimes.processes import Processes
 from hilum.federation.strategies.fedavg import HEADS_OF
@@ -38,6 +38,7 @@ from hilum.study.federations import (
 from hilum.study.hospitals import cache_of, load_sites, training_sites
 from hilum.study.shared import load_shared, shared_of_sites
 from hilum.study.spec import Study
+from hilum.study.watch import Watch
 from hilum.training.loop import autocast
 from hilum.training.state import State, copy_state, load_facts, load_state, save_state
 
@@ -76,15 +77,16 @@ def train_model(
     sites: Sequence[Site],
     run: RunDirectory,
     precision: str,
-    advance: Callable[[], None],
+    watch: Watch,
     shared: Mapping[str, Site] | None = None,
 ) -> None:
-    """Train one model, from its last checkpoint if there is one, and write its final weights.
+    """Train one model, from its last checkpoint if there is one, and write its final weights; ``watch`` is told.
 
     'local' is a federation of one site and 'pooled' one participant that holds everybody's images. ``shared``: the
     set that the sites of an arm mix with their own images, by arm.
     """
     if (run.model(key) / WEIGHTS).is_file():
+        watch.model_done()
         return
     model = new_model(study, key.seed).to(run_device(run))
     initial, groups, spec = copy_state(model), model.state_groups(), federation_spec(study, key.arm)
@@ -92,12 +94,13 @@ def train_model(
     strategy, topology = build_strategy(spec, groups), build_topology(spec, names)
     compression, plan = build_compression(spec, groups), rounds_plan(study, spec, key.seed)
     run.forget_rounds(key, last_round(run.rounds(key)))
+    watch.begins(key.path.as_posix(), last_round(run.rounds(key)))
 
     def on_round(record: dict[str, Any]) -> None:
         run.log_round(key, record)
-        advance()
+        watch.round_done(record)
 
-    with open_runtime(study, key, sites, model, run, precision, shared or {}) as runtime:
+    with open_runtime(study, key, sites, model, run, precision, shared or {}, watch.waits) as runtime:
         federation = Federation(strategy, topology, compression, runtime, plan)
         server = federation.run(initial, run.rounds(key), on_round)
     for name in names:
@@ -106,6 +109,7 @@ def train_model(
         if state:
             save_state(run.model(key) / f"site_{name}.safetensors", state)
     write_model(run.model(key), key, server)
+    watch.model_done()
 
 
 def open_runtime(
@@ -116,14 +120,15 @@ def open_runtime(
     run: RunDirectory,
     precision: str,
     shared: Mapping[str, Site],
+    tell: Tell,
 ) -> AbstractContextManager[Runtime]:
     """Return the runtime of a model's training: this process, or as many as the study asks for."""
     spec, names = federation_spec(study, key.arm), sorted(participants(key, sites))
     presence = {name: Presence(p.first, p.last) for name, p in spec.presence.items()}
     if min(spec.processes, len(names)) == 1:
-        return nullcontext(InProcess(workers_of(study, key, sites, model, run, precision, shared), presence))
+        return nullcontext(InProcess(workers_of(study, key, sites, model, run, precision, shared), presence, tell))
     crew = Crew(study, key, run, precision, torch.get_num_threads())
-    return Processes(crew, names, spec.processes, presence)
+    return Processes(crew, names, spec.processes, presence, tell)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,10 @@ from hilum.study.kept import require_sound
 from hilum.study.predictions import identify, test_set, write_predictions, write_table
 from hilum.study.shared import describe_shared, lacking, load_shared
 from hilum.study.spec import Study, dump_study, parse_study, read_mapping
+from hilum.study.watch import Watch
 from hilum.training.state import write_atomically
 
+SECONDS_BETWEEN = 1.0  # two writings of progress.json within a round
 SAME_NUMBERS = ("torch", "numpy")  # another version of these may give other digits
 NEEDED = (("images_sha256",), ("precision",), ("machine", "threads"), *(("packages", n) for n in SAME_NUMBERS))
 
@@ -60,8 +62,9 @@ def run_study(study: Study, out: Path, resume: bool = False, source: Path | None
     check_federations(study, sorted(site.name for site in training))
     keys = list(model_keys(study, training))
     with progress("training", len(keys) * study.training.rounds) as advance:
+        watch = Watch(run.root, len(keys), study.training.rounds, advance, SECONDS_BETWEEN)
         for key in keys:
-            train_model(study, key, training, run, precision, lambda key=key: advance(1, str(key.path)), shared)  # type: ignore[misc]
+            train_model(study, key, training, run, precision, watch, shared)
     write_divergences(study, run, keys)
     _predict(study, sites, keys, run, precision)
     run.write_json("metrics.json", Figures(study, run, keys).records())

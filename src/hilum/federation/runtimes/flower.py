@@ -16,6 +16,7 @@ from flwr.app import Message, RecordDict  # type: ignore[import-not-found, unuse
 from hilum.errors import TrainingError
 from hilum.federation.messages import Lost, Reply, Task
 from hilum.federation.payload import reply_of, task_payload
+from hilum.federation.runtimes.base import Tell, tell_of, unheard
 from hilum.federation.runtimes.flower_records import (
     FACTS,
     TASK,
@@ -66,16 +67,6 @@ class Limits:
     who: float = 120.0
     attempts: int = 3
     enough: float | None = None
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """What an exchange waits for."""
-
-    kind: str
-    round: int
-    done: tuple[str, ...]
-    waiting: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -150,7 +141,7 @@ class FlowerRuntime:
         nodes: Nodes,
         presence: Mapping[str, Presence],
         identity: Identity,
-        tell: Callable[[Waiting], None] = lambda _: None,
+        tell: Tell = unheard,
     ) -> None:
         self.nodes, self.presence, self.identity, self.tell = nodes, dict(presence), identity, tell
 
@@ -164,7 +155,7 @@ class FlowerRuntime:
         for site in sorted(tasks):
             while site in exchange.open:
                 if exchange.advance():
-                    self.tell(exchange.waiting())
+                    tell_of(tasks, tasks.keys() - exchange.open, self.tell)
                 if site in exchange.open:
                     self.nodes.clock.sleep(self.nodes.clock.poll)
             yield exchange.answers.pop(site)
@@ -194,11 +185,6 @@ class Exchange:
                     self._receive(site, message)
         self._give_up()
         return before != (len(self.open), len(self.pending))
-
-    def waiting(self) -> Waiting:
-        """Return which sites have answered, and which have not."""
-        task = next(iter(self.tasks.values()))
-        return Waiting(task.kind, task.round, tuple(sorted(set(self.tasks) - self.open)), tuple(sorted(self.open)))
 
     def _send(self) -> None:
         if not self.unsent:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hilum.errors import RunError, TrainingError
 from hilum.federation.messages import Lost, Reply, Task
+from hilum.federation.runtimes.base import Tell, tell_of, unheard
 from hilum.federation.worker import Worker
 
 
@@ -25,12 +26,14 @@ class InProcess:
     """All sites in this process, one after the other; the sites share one model as scratch space.
 
     A reply is made when it is asked for, so that one model's weights are in memory, however many the sites.
-    ``presence``: of sites that join late or leave; the others are always there.
+    ``presence``: of sites that join late or leave; the others are always there. ``tell`` hears who has answered.
     """
 
-    def __init__(self, workers: Sequence[Worker], presence: Mapping[str, Presence] | None = None) -> None:
+    def __init__(
+        self, workers: Sequence[Worker], presence: Mapping[str, Presence] | None = None, tell: Tell = unheard
+    ) -> None:
         self.workers = {worker.name: worker for worker in sorted(workers, key=lambda worker: worker.name)}
-        self.presence = dict(presence or {})
+        self.presence, self.tell = dict(presence or {}), tell
 
     def sites(self, round_: int) -> list[str]:
         """Names of the sites that are there in a round, sorted."""
@@ -38,7 +41,9 @@ class InProcess:
 
     def exchange(self, tasks: Mapping[str, Task]) -> Iterator[Reply | Lost]:
         """Give every site its task when its reply is asked for, sorted by the name of the site."""
-        for name in sorted(tasks):
+        names = sorted(tasks)
+        for turn, name in enumerate(names):
+            tell_of(tasks, set(names[:turn]), self.tell)
             try:
                 yield self.workers[name].do(tasks[name])
             except (TrainingError, RunError) as error:

@@ -15,6 +15,7 @@ from typing import Any
 from hilum.errors import HilumError, RunError, TrainingError
 from hilum.federation.messages import Lost, Reply, Task
 from hilum.federation.payload import reply_of, reply_payload, task_of, task_payload
+from hilum.federation.runtimes.base import Tell, tell_of, unheard
 from hilum.federation.runtimes.in_process import Presence
 from hilum.federation.worker import Worker
 
@@ -44,13 +45,18 @@ class Processes:
 
     ``build`` makes the workers; every process calls it once, so that it has to be importable with what it holds. Any
     process does any site's task, since a site's memory lies on disk. A process that dies costs its site the task, and
-    another takes its place. Use it as a context, which ends the processes.
+    another takes its place. ``tell`` hears who has answered. Use it as a context, which ends the processes.
     """
 
     def __init__(
-        self, build: Build, names: Sequence[str], processes: int, presence: Mapping[str, Presence] | None = None
+        self,
+        build: Build,
+        names: Sequence[str],
+        processes: int,
+        presence: Mapping[str, Presence] | None = None,
+        tell: Tell = unheard,
     ) -> None:
-        self.build, self.names, self.presence = build, sorted(names), dict(presence or {})
+        self.build, self.names, self.presence, self.tell = build, sorted(names), dict(presence or {}), tell
         self.processes = min(processes, len(self.names))
         self.children: list[_Child] = []
 
@@ -77,6 +83,7 @@ class Processes:
                 while free and given < min(len(names), turn + 1 + AHEAD * self.processes):
                     self._give(free.pop(0), names[given], tasks[names[given]])
                     given += 1
+                tell_of(tasks, {*names[:turn], *done}, self.tell)
                 done |= self._finished()
             yield done.pop(name)
 

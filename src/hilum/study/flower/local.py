@@ -37,10 +37,10 @@ from hilum.study.flower.folders import (
     write_server,
 )
 from hilum.study.flower.processes import Started, call, environment, free_port, start, wait_for_port
-from hilum.study.flower.watch import read_progress, round_line, waiting_line
 from hilum.study.hospitals import cache_of, load_sites, training_sites
 from hilum.study.run import load_run_study
 from hilum.study.spec import Study
+from hilum.study.watch import lines, read_progress
 from hilum.training.state import write_atomically
 
 LOOK = 1.0  # s between two looks at the progress
@@ -183,11 +183,11 @@ def follow(federation: LocalFederation, run_id: str, echo: Echo) -> None:
 
 
 def _tell(facts: dict[str, Any], said: tuple[str, str], echo: Echo) -> tuple[str, str]:
-    lines = (round_line(facts) if facts["last_round"] else "", waiting_line(facts) if facts["task"] else "")
-    for line, before in zip(lines, said, strict=True):
+    now = lines(facts)
+    for line, before in zip(now, said, strict=True):
         if line and line.partition(" s left")[0] != before.partition(" s left")[0]:
             echo(line)
-    return lines
+    return now
 
 
 def _numbers(study: Study, run: RunDirectory) -> tuple[str, int]:

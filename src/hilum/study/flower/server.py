@@ -21,8 +21,8 @@ from hilum.study.arms import WEIGHTS, model_keys, new_model, write_model
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.federations import build_compression, build_strategy, build_topology, federation_spec, rounds_plan
 from hilum.study.flower.approval import approval, study_digest
-from hilum.study.flower.watch import Watch
 from hilum.study.spec import Study, dump_study, parse_study, read_mapping
+from hilum.study.watch import Watch
 from hilum.training.state import copy_state, write_atomically
 
 

@@ -1,4 +1,4 @@
-"""How far a run between hospitals is: written beside the run by the server, read by whoever watches."""
+"""How far a run is: written into its directory as it goes, in every runtime, and shown to whoever watches."""
 
 from __future__ import annotations
 
@@ -9,19 +9,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hilum.federation.runtimes.flower import Waiting
+from hilum.federation.runtimes.base import Waiting
+from hilum.progress import Advance
 from hilum.training.state import write_atomically
 
 FILE = "progress.json"
 
 
+def unseen(steps: int = 1, note: str = "") -> None:
+    """Show nobody."""
+
+
 @dataclass
 class Watch:
-    """Tells of every task that is sent, every reply and every round of ``models`` × ``rounds``, in ``directory``."""
+    """Tells of every task that is sent, every reply and every round of ``models`` × ``rounds``, in ``directory``.
+
+    ``advance`` moves a bar by rounds. ``pause``: least s between two writings of who has answered.
+    """
 
     directory: Path
     models: int
     rounds: int
+    advance: Advance = unseen
+    pause: float = 0.0
     model: str = ""
     models_done: int = 0
     round: int = 0
@@ -29,28 +39,37 @@ class Watch:
     record: Mapping[str, Any] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     error: str | None = None
+    written: float = 0.0
 
     def begins(self, model: str, round_: int) -> None:
         """A model's training begins after ``round_`` rounds."""
-        self.model, self.round, self.waiting = model, round_, None
+        self.model, self.waiting = model, None
+        self._move(round_)
         self._write()
 
     def waits(self, waiting: Waiting) -> None:
         """A task was sent, or a reply has arrived."""
         self.waiting = waiting
-        self._write()
+        if time.time() - self.written >= self.pause:
+            self._write()
 
     def round_done(self, record: Mapping[str, Any]) -> None:
         """A round is over."""
-        self.round, self.record = int(record["round"]), {**record, "of": self.model}
+        self.record = {**record, "of": self.model}
         self.seconds.append(float(record["seconds"]))
+        self._move(int(record["round"]))
         self._write()
 
     def model_done(self) -> None:
-        """A model is written."""
+        """A model is written; rounds that were not needed count as done."""
+        self._move(self.rounds)
         self.round = 0
         self.models_done += 1
         self._write()
+
+    def _move(self, round_: int) -> None:
+        self.advance(round_ - self.round)
+        self.round = round_
 
     def fails(self, error: str) -> None:
         """The run ends before its last round."""
@@ -65,9 +84,9 @@ class Watch:
         return max(0, rounds) * sum(self.seconds) / len(self.seconds)
 
     def _write(self) -> None:
-        left, waiting = self.seconds_left(), self.waiting
+        left, waiting, self.written = self.seconds_left(), self.waiting, time.time()
         facts = {
-            "time": time.time(),
+            "time": self.written,
             "model": self.model,
             "models": self.models,
             "models_done": self.models_done,
@@ -81,6 +100,7 @@ class Watch:
             "last_round": self.record,
             "error": self.error,
         }
+        self.advance(0, "\n".join(lines(facts)))
         write_atomically(self.directory / FILE, json.dumps(facts, default=str).encode())
 
 
@@ -90,6 +110,11 @@ def read_progress(directory: Path) -> dict[str, Any] | None:
         return dict(json.loads((directory / FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
+
+
+def lines(facts: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what the last round was, and what is waited for; empty where there is none yet."""
+    return round_line(facts) if facts["last_round"] else "", waiting_line(facts) if facts["task"] else ""
 
 
 def waiting_line(facts: Mapping[str, Any]) -> str:
