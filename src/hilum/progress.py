@@ -26,15 +26,15 @@ def progress(label: str, total: int) -> Iterator[Advance]:
         with _bar(label, total) as advance:
             yield advance
         return
-    done, last = 0, time.monotonic()
+    done, last, noted = 0, time.monotonic(), ""
 
     def advance_plain(steps: int = 1, note: str = "") -> None:
-        nonlocal done, last
-        done += steps
+        nonlocal done, last, noted
+        done, noted = done + steps, note.partition("\n")[0] or noted
         now = time.monotonic()
         if now - last >= PLAIN_INTERVAL:
             last = now
-            print(f"{label}: {done}/{total} {note.partition(chr(10))[0]}".rstrip(), file=sys.stderr, flush=True)
+            print(f"{label}: {done}/{total} {noted}".rstrip(), file=sys.stderr, flush=True)
 
     yield advance_plain
 

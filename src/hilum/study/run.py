@@ -100,9 +100,8 @@ def check_run(study: Study, run: RunDirectory, resume: bool, source: Path | None
         return
     for keys in NEEDED:
         run.fact(*keys)
-    before = load_run_study(run)
-    if before != study:
-        old, new = before.model_dump(mode="json"), study.model_dump(mode="json")
+    old, new = _decisive(load_run_study(run)), _decisive(study)
+    if old != new:
         changed = ", ".join(sorted(k for k in new if old.get(k) != new[k]))
         raise RunError(
             f"Expected the study that {run.root} was begun with; found other values in: {changed}. "
@@ -110,6 +109,14 @@ def check_run(study: Study, run: RunDirectory, resume: bool, source: Path | None
         )
     if not resume:
         raise RunError(f"{run.root} already holds a run of this study. Add --resume to go on, or give another --out.")
+
+
+def _decisive(study: Study) -> dict[str, Any]:
+    """Return what a study's figures depend on: all but how many sites train at once."""
+    values = study.model_dump(mode="json")
+    for federation in (values["federation"], *values["federations"].values()):
+        del federation["processes"]
+    return values
 
 
 def _require_nothing_else(run: RunDirectory) -> None:
