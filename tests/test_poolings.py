@@ -27,7 +27,7 @@ LOGITS = hnp.arrays(
     elements=st.floats(-10, 10, width=32),
 )
 # A map of equal cells is one cell: these agree with the theory exactly, noisy-or counts its cells.
-IDENTITIES = ("mean", "max", "top_k", "log_sum_exp", "linear_softmax", "gated_attention")
+IDENTITIES = ("mean", "max", "top_k", "log_sum_exp", "lse_lba", "linear_softmax", "gated_attention", "transformer")
 
 
 def pool(name: str, cells: Tensor, features: Tensor | None = None, **options: Any) -> tuple[Tensor, Tensor]:
@@ -152,6 +152,62 @@ def test_top_k_is_the_mean_of_the_highest() -> None:
     assert pool("top_k", cells, fraction=0.2)[0].item() == 17.5
 
 
+def test_weldon_adds_the_mean_of_the_lowest() -> None:
+    cells = torch.arange(20.0).view(1, 1, 4, 5)
+    assert pool("top_k", cells, fraction=0.1, bottom=0.2)[0].item() == 18.5 + 1.5
+    assert pool("top_k", cells, fraction=0.1, bottom=1e-9)[0].item() == 18.5
+
+
+@settings(max_examples=40)
+@given(LOGITS, st.floats(0.1, 10))
+def test_learned_sharpness_begins_one_above_its_bound_and_stays_above_it(values: np.ndarray, bound: float) -> None:
+    cells = torch.from_numpy(values)
+    begins = pool("lse_lba", cells, lower_bound=bound)[0]
+    torch.testing.assert_close(begins, pool("log_sum_exp", cells, sharpness=bound + 1)[0], rtol=1e-4, atol=1e-4)
+    pooling = POOLINGS.load("lse_lba")(CHANNELS, FINDINGS, lower_bound=bound)
+    pooling.beta.data = torch.tensor([-50.0, 1.0])
+    lowest = pool("log_sum_exp", cells, sharpness=bound)[0]
+    other = pool("log_sum_exp", cells, sharpness=bound + math.e)[0]
+    expected = torch.stack([lowest[:, 0], other[:, 1]], 1)
+    torch.testing.assert_close(pooling(cells, cells)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sharpness_is_learned_for_each_finding() -> None:
+    pooling = POOLINGS.load("lse_lba")(CHANNELS, FINDINGS)
+    cells = torch.randn(2, FINDINGS, 3, 3)
+    pooling(cells, cells)[0][:, 1].sum().backward()
+    assert pooling.beta.grad[0] == 0
+    assert pooling.beta.grad[1] > 0
+
+
+def test_dsmil_is_its_formula() -> None:
+    """Cell by cell, finding by finding: Li et al. 2021, eq. 3-7."""
+    pooling = POOLINGS.load("dsmil")(CHANNELS, FINDINGS, hidden=4)
+    features, cells = torch.randn(2, CHANNELS, 3, 3), torch.randn(2, FINDINGS, 3, 3)
+    z = features.permute(0, 2, 3, 1).reshape(2, 9, CHANNELS)
+    q, v = (z @ m.weight.flatten(1).T + m.bias for m in (pooling.query, pooling.value))
+    logits, maps = pooling(cells, features)
+    for b in range(2):
+        for c in range(FINDINGS):
+            s = cells[b, c].flatten()
+            a = (q[b] @ q[b, s.argmax()] / 2).softmax(0)
+            second = v[b] @ pooling.rows[c] + pooling.bias[c]
+            torch.testing.assert_close(logits[b, c], (s.max() + a @ second) / 2)
+            torch.testing.assert_close(maps[b, c].flatten(), a / a.max() * ((s + second) / 2).sigmoid())
+
+
+def test_the_transformer_weighs_a_cell_by_what_the_others_show() -> None:
+    """Of two cells that keep their features and logits, the weights change when a third changes its features."""
+    pooling = POOLINGS.load("transformer")(CHANNELS, FINDINGS).eval()
+    features, cells = torch.randn(1, CHANNELS, 1, 3), torch.zeros(1, FINDINGS, 1, 3)
+    cells[..., 0] = 1.0
+    other = features.clone()
+    other[..., 2] += 1.0
+    relative = [pooling(cells, f)[1][..., :2] / cells[..., :2].sigmoid() for f in (features, other)]
+    odds = [r[..., 0] / r[..., 1] for r in relative]
+    assert not torch.allclose(odds[0], odds[1], rtol=1e-3)
+
+
 def test_log_sum_exp_is_its_formula() -> None:
     cells = torch.tensor([[[[0.5, -1.0], [2.0, 0.0]]]])
     expected = math.log(sum(math.exp(3 * s) for s in (0.5, -1.0, 2.0, 0.0)) / 4) / 3
@@ -208,7 +264,9 @@ def bags(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-@pytest.mark.parametrize("name", ["max", "log_sum_exp", "linear_softmax", "gated_attention"])
+@pytest.mark.parametrize(
+    "name", ["max", "log_sum_exp", "lse_lba", "linear_softmax", "gated_attention", "dsmil", "transformer"]
+)
 def test_image_labels_alone_find_the_disc(name: str) -> None:
     """Card 2's smallest proof: AUC > .95 and pointing > .9 on images that were not trained on.
 
@@ -219,7 +277,7 @@ def test_image_labels_alone_find_the_disc(name: str) -> None:
         model = LocalizingClassifier(Patches(), POOLINGS.load(name)(8, 1), 1)
         optimizer = torch.optim.Adam(model.parameters(), 2e-2)
         images, labels, _ = bags(128, 0)
-        for _ in range(120):
+        for _ in range(60 if name in ("dsmil", "transformer") else 120):
             loss = masked_bce(model(images).logits, labels)
             optimizer.zero_grad()
             loss.backward()
@@ -240,9 +298,15 @@ def test_image_labels_alone_find_the_disc(name: str) -> None:
     ("name", "option", "refused", "taken"),
     [
         ("top_k", "fraction", (0, -0.1, 1.5, math.nan), (0.001, 1)),
+        ("top_k", "bottom", (-0.1, 1.5, math.nan), (0, 0.2, 1)),
         ("log_sum_exp", "sharpness", (0, -5, math.inf, math.nan), (0.01, 50)),
+        ("lse_lba", "lower_bound", (0, -5, math.inf, math.nan), (0.01, 50)),
         ("noisy_or", "floor", (-0.1, 1, math.nan), (0, 0.999)),
         ("gated_attention", "hidden", (0, -4), (1,)),
+        ("dsmil", "hidden", (0, -4), (1,)),
+        ("transformer", "hidden", (0, 33), (2,)),
+        ("transformer", "heads", (0, -1), (1, 4)),
+        ("transformer", "layers", (0,), (2,)),
     ],
 )
 def test_an_option_out_of_range_is_refused(

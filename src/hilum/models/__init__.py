@@ -17,8 +17,11 @@ POOLINGS = Registry(
         "max": "hilum.models.pooling.max:MaxPooling",
         "top_k": "hilum.models.pooling.top_k:TopKPooling",
         "log_sum_exp": "hilum.models.pooling.log_sum_exp:LogSumExpPooling",
+        "lse_lba": "hilum.models.pooling.lse_lba:LseLbaPooling",
         "linear_softmax": "hilum.models.pooling.linear_softmax:LinearSoftmaxPooling",
         "noisy_or": "hilum.models.pooling.noisy_or:NoisyOrPooling",
         "gated_attention": "hilum.models.pooling.gated_attention:GatedAttentionPooling",
+        "dsmil": "hilum.models.pooling.dsmil:DsmilPooling",
+        "transformer": "hilum.models.pooling.transformer:TransformerPooling",
     },
 )
