@@ -1,4 +1,4 @@
-"""Boxes as fractions of the image: checks, exact cover of a grid's cells, overlaps, boxes of a map."""
+"""Boxes as fractions of the image: checks, exact cover of a grid's cells, overlaps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from hilum.errors import DataError
 
@@ -64,27 +63,6 @@ def overlaps(first: Floats, second: Floats) -> tuple[Floats, Floats]:
     shared = (opposite - corner).clip(0).prod(axis=2)
     area, other = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (first, second))
     return shared / (area[:, None] + other[None] - shared), shared / area[:, None]
-
-
-def normalise(maps: Floats) -> Floats:
-    """Scale each map (..., H, W) to [0, 1] by its own minimum and maximum; a constant map becomes 0."""
-    low = maps.min(axis=(-2, -1), keepdims=True)
-    span = maps.max(axis=(-2, -1), keepdims=True) - low
-    return np.divide(maps - low, span, out=np.zeros_like(maps), where=span > 0)
-
-
-def connected_boxes(heat: ArrayLike, threshold: float) -> Floats:
-    """Return the bounding box of each connected component of a map at its threshold, (k, 4) fractions.
-
-    ``heat`` (H, W) covers the whole image and is scaled to [0, 1] by its own minimum and maximum; cells at or
-    above ``threshold`` in (0, 1] are joined when they share a side. A constant map has no box.
-    """
-    h = np.asarray(heat, dtype=np.float64)
-    labelled, count = ndimage.label(normalise(h) >= threshold)
-    found = ndimage.find_objects(labelled, max_label=count)
-    corners = [(x.start, y.start, x.stop, y.stop) for y, x in found]
-    height, width = h.shape
-    return np.array(corners, dtype=np.float64).reshape(-1, 4) / (width, height, width, height)
 
 
 def _cuts(edges: Floats, cells: int) -> Floats:

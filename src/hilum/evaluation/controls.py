@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from hilum.evaluation.boxes import Floats, check_boxes, covers, normalise
+from hilum.evaluation.boxes import Floats, check_boxes, covers
 from hilum.evaluation.maps import ACCURACIES, THRESHOLD, Boxes, mean_known, measure
+from hilum.localization.components import Threshold, normalise
 from hilum.randomness import numpy_generator
 
 DRAWS = 16
@@ -47,7 +48,7 @@ def average_box_prior(boxes: Boxes, patients: ArrayLike, shape: tuple[int, int])
 def random_map_control(
     boxes: Boxes,
     shape: tuple[int, int],
-    threshold: float = THRESHOLD,
+    threshold: Threshold = THRESHOLD,
     accuracies: Sequence[float] = ACCURACIES,
     *,
     seed: int = 0,
@@ -71,7 +72,7 @@ def random_map_control(
 def centre_prior_control(
     boxes: Boxes,
     shape: tuple[int, int],
-    threshold: float = THRESHOLD,
+    threshold: Threshold = THRESHOLD,
     accuracies: Sequence[float] = ACCURACIES,
     *,
     patients: ArrayLike,
@@ -92,7 +93,7 @@ def centre_prior_control(
 def gaussian_prior_control(
     boxes: Boxes,
     shape: tuple[int, int],
-    threshold: float = THRESHOLD,
+    threshold: Threshold = THRESHOLD,
     accuracies: Sequence[float] = ACCURACIES,
 ) -> dict[str, float]:
     """Return what one Gaussian in the middle of every image reaches, averaged over images with boxes."""

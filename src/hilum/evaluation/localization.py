@@ -12,6 +12,7 @@ from hilum.errors import DataError
 from hilum.evaluation.bootstrap import LEVEL, MACRO, Resampled, interval, macro, resample
 from hilum.evaluation.controls import centre_prior_control, gaussian_prior_control, random_map_control
 from hilum.evaluation.maps import ACCURACIES, THRESHOLD, Boxes, Floats, mean_known, measure
+from hilum.localization.components import Threshold
 
 Controls = tuple[dict[str, float], ...]
 
@@ -43,7 +44,7 @@ def evaluate_localization(
     *,
     resamples: int = 1000,
     seed: int = 0,
-    threshold: float = THRESHOLD,
+    threshold: Threshold = THRESHOLD,
     accuracies: Sequence[float] = ACCURACIES,
     level: float = LEVEL,
 ) -> dict[str, LocalizationEstimate]:
@@ -73,7 +74,7 @@ def evaluate_findings(
     *,
     resamples: int = 1000,
     seed: int = 0,
-    threshold: float | Mapping[str, float] = THRESHOLD,
+    threshold: Threshold | Mapping[str, Threshold] = THRESHOLD,
     accuracies: Sequence[float] = ACCURACIES,
     level: float = LEVEL,
     controls: Mapping[str, Controls] | None = None,
@@ -113,7 +114,7 @@ def evaluate_findings(
     return table
 
 
-def _values(maps: Floats, boxes: Boxes, threshold: float, accuracies: Sequence[float]) -> Floats:
+def _values(maps: Floats, boxes: Boxes, threshold: Threshold, accuracies: Sequence[float]) -> Floats:
     measured = [measure(one, boxes, threshold, accuracies) for one in maps]
     return np.stack([np.stack(list(figures.values()), axis=-1) for figures in measured])
 
@@ -122,7 +123,7 @@ def measure_controls(
     boxes: Boxes,
     patients: NDArray[np.generic],
     shape: tuple[int, int],
-    threshold: float = THRESHOLD,
+    threshold: Threshold = THRESHOLD,
     accuracies: Sequence[float] = ACCURACIES,
     seed: int = 0,
 ) -> Controls:

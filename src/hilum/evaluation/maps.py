@@ -1,4 +1,4 @@
-"""Maps against boxes, image by image: pointing game, IoU, IoBB and box energy."""
+"""Maps against boxes, image by image: pointing game, IoU, IoBB, pixel AUPRC and box energy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hilum.errors import DataError
-from hilum.evaluation.boxes import Floats, check_boxes, connected_boxes, covers, normalise, overlaps
+from hilum.evaluation.boxes import Floats, check_boxes, covers, overlaps
+from hilum.localization.components import Threshold, connected_boxes, masks
 
-THRESHOLD = 0.5
-ACCURACIES = (0.1, 0.25, 0.5)
+THRESHOLD: Threshold = 0.5
+ACCURACIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 FALSE_BELOW = 0.1
 
 Boxes = Sequence[ArrayLike]
@@ -36,18 +37,18 @@ def hottest_points(maps: ArrayLike) -> Floats:
     return np.stack([(column + 0.5) / width, (row + 0.5) / height], axis=1)
 
 
-def iou(maps: ArrayLike, boxes: Boxes, threshold: float = THRESHOLD) -> Floats:
+def iou(maps: ArrayLike, boxes: Boxes, threshold: Threshold = THRESHOLD) -> Floats:
     """Return intersection over union of the thresholded map and the union of the boxes, (N,) in [0, 1].
 
-    Each map is scaled to [0, 1] by its own minimum and maximum and cut at >= ``threshold`` in (0, 1], as
-    CheXlocalize does; a constant map is an empty mask. Areas are exact: a box covers a cell in part. NaN
-    without boxes.
+    Each map is scaled to [0, 1] by its own minimum and maximum and cut at >= ``threshold`` in (0, 1], or at its own
+    by 'otsu', as CheXlocalize does; a constant map is an empty mask. Areas are exact: a box covers a cell in part.
+    NaN without boxes.
     """
     m, b = check_maps(maps, boxes)
     return _iou(m, covers(b, m.shape[1:]), threshold)
 
 
-def iou_boxes(maps: ArrayLike, boxes: Boxes, threshold: float = THRESHOLD) -> Floats:
+def iou_boxes(maps: ArrayLike, boxes: Boxes, threshold: Threshold = THRESHOLD) -> Floats:
     """Return the largest IoU of a detected and an annotated box, (N,) in [0, 1].
 
     Detected boxes bound the connected components of the thresholded map; T(IoU) accuracy is the share of
@@ -57,7 +58,7 @@ def iou_boxes(maps: ArrayLike, boxes: Boxes, threshold: float = THRESHOLD) -> Fl
     return _largest([pair[0] for pair in _overlaps(m, b, threshold)], b)
 
 
-def iobb(maps: ArrayLike, boxes: Boxes, threshold: float = THRESHOLD) -> Floats:
+def iobb(maps: ArrayLike, boxes: Boxes, threshold: Threshold = THRESHOLD) -> Floats:
     """Return the largest intersection / area of a detected box, (N,) in [0, 1]: IoBB of Wang et al. 2017.
 
     A tiny detection inside a large box reaches 1, so read it beside its controls. 0 without a detection, NaN
@@ -67,10 +68,12 @@ def iobb(maps: ArrayLike, boxes: Boxes, threshold: float = THRESHOLD) -> Floats:
     return _largest([pair[1] for pair in _overlaps(m, b, threshold)], b)
 
 
-def false_boxes(maps: ArrayLike, boxes: Boxes, threshold: float = THRESHOLD, overlap: float = FALSE_BELOW) -> Floats:
+def false_boxes(
+    maps: ArrayLike, boxes: Boxes, threshold: Threshold = THRESHOLD, overlap: float = FALSE_BELOW
+) -> Floats:
     """Return how many detected boxes have an IoBB of at most ``overlap`` with every annotated box, (N,).
 
-    Averaged over images it is AFP (Wang et al. 2017); lower is better. NaN without boxes.
+    Averaged over images it is AFP at T(IoBB) = ``overlap`` (Wang et al. 2017); lower is better. NaN without boxes.
     """
     m, b = check_maps(maps, boxes)
     return _false([pair[1] for pair in _overlaps(m, b, threshold)], b, overlap)
@@ -86,16 +89,26 @@ def box_energy(maps: ArrayLike, boxes: Boxes) -> Floats:
     return _energy(m, covers(b, m.shape[1:]))
 
 
+def pixel_auprc(maps: ArrayLike, boxes: Boxes) -> Floats:
+    """Return the average precision of a map's cells as a detector of the cells in the boxes, (N,) in [0, 1].
+
+    A cell that the boxes cover in part is positive by that share. Chance is the area of the boxes. NaN without boxes.
+    """
+    m, b = check_maps(maps, boxes)
+    return _auprc(m, covers(b, m.shape[1:]))
+
+
 def measure(
     maps: ArrayLike,
     boxes: Boxes,
-    threshold: float = THRESHOLD,
+    threshold: Threshold = THRESHOLD,
     accuracies: Sequence[float] = ACCURACIES,
     *,
     covered: Floats | None = None,
 ) -> dict[str, Floats]:
     """Return every figure of every image, (N,) each; ``'iobb>0.1'`` is 1 where that ratio exceeds 0.1.
 
+    ``'false_boxes@0.1'`` counts the detected boxes whose IoBB does not.
     ``covered`` (N, H, W) is the boxes' ``covers`` where the caller has it already.
     """
     m, b = check_maps(maps, boxes)
@@ -105,12 +118,13 @@ def measure(
     return {
         "pointing_game": _pointing(m, b),
         "box_energy": _energy(m, covered),
+        "pixel_auprc": _auprc(m, covered),
         "iou": _iou(m, covered, threshold),
         "iou_boxes": by_iou,
         "iobb": by_iobb,
         **{f"iou_boxes>{t:g}": np.where(np.isnan(by_iou), np.nan, by_iou > t) for t in accuracies},
         **{f"iobb>{t:g}": np.where(np.isnan(by_iobb), np.nan, by_iobb > t) for t in accuracies},
-        "false_boxes": _false([pair[1] for pair in pairs], b, FALSE_BELOW),
+        **{f"false_boxes@{t:g}": _false([pair[1] for pair in pairs], b, t) for t in accuracies},
     }
 
 
@@ -136,8 +150,8 @@ def _pointing(maps: Floats, boxes: Sequence[Floats]) -> Floats:
     return _where_boxes([float(hit.all(axis=1).any()) for hit in inside], boxes)
 
 
-def _iou(maps: Floats, covered: Floats, threshold: float) -> Floats:
-    mask = normalise(maps) >= threshold
+def _iou(maps: Floats, covered: Floats, threshold: Threshold) -> Floats:
+    mask = masks(maps, threshold)
     shared = (mask * covered).sum(axis=(1, 2))
     united = mask.sum(axis=(1, 2)) + covered.sum(axis=(1, 2)) - shared
     return np.divide(shared, united, out=np.full(len(maps), np.nan), where=covered.any(axis=(1, 2)))
@@ -150,7 +164,20 @@ def _energy(maps: Floats, covered: Floats) -> Floats:
     return np.divide(inside, total, out=np.full(len(maps), np.nan), where=exists)
 
 
-def _overlaps(maps: Floats, boxes: Sequence[Floats], threshold: float) -> Overlaps:
+def _auprc(maps: Floats, covered: Floats) -> Floats:
+    flat, inside = (a.reshape(len(a), maps.shape[1] * maps.shape[2]) for a in (maps, covered))
+    order = np.argsort(-flat, axis=1, kind="stable")
+    heat, share = np.take_along_axis(flat, order, axis=1), np.take_along_axis(inside, order, axis=1)
+    cells = heat.shape[1]
+    # Cells of one value are called together: precision counts to the last of them.
+    last = np.append(heat[:, 1:] != heat[:, :-1], np.ones((len(heat), 1), dtype=bool), axis=1)
+    end = np.minimum.accumulate(np.where(last, np.arange(cells), cells)[:, ::-1], axis=1)[:, ::-1]
+    precision = np.take_along_axis(share.cumsum(axis=1), end, axis=1) / (end + 1)
+    total = share.sum(axis=1)
+    return np.divide((share * precision).sum(axis=1), total, out=np.full(len(maps), np.nan), where=total > 0)
+
+
+def _overlaps(maps: Floats, boxes: Sequence[Floats], threshold: Threshold) -> Overlaps:
     return [overlaps(connected_boxes(m, threshold), b) for m, b in zip(maps, boxes, strict=True)]
 
 

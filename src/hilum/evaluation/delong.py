@@ -1,0 +1,97 @@
+"""Variance of AUROCs and of their differences without resampling, also where a patient has several images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm, rankdata
+
+from hilum.evaluation.bootstrap import LEVEL, MACRO, check_seeds
+from hilum.evaluation.classification import Floats
+
+
+@dataclass(frozen=True)
+class DeLong:
+    """An AUROC, or a difference of two, with its standard error, normal interval and two-sided p value.
+
+    ``p`` is of a difference against 0, and of one AUROC against 0.5.
+    """
+
+    value: float
+    error: float
+    low: float
+    high: float
+    p: float
+
+
+def delong(
+    scores: ArrayLike,
+    targets: ArrayLike,
+    patients: ArrayLike,
+    findings: Sequence[str],
+    against: ArrayLike | None = None,
+    level: float = LEVEL,
+) -> dict[str, DeLong]:
+    """Return the AUROC of each finding and of ``'macro'``, or its difference to that of the scores ``against``.
+
+    Shapes and errors as in ``paired_difference``; with several seeds the value is the mean over them. DeLong et al.
+    1988, with the components of a patient's images summed (Obuchowski 1997). NaN where either class has fewer than two
+    patients; the macro is over the other findings.
+    """
+    first, targets_, who = check_seeds(scores, targets, patients, findings)
+    values, parts = influences(first, targets_, who)
+    if against is not None:
+        second = influences(check_seeds(against, targets, patients, findings)[0], targets_, who)
+        values, parts = values - second[0], parts - second[1]
+    known = ~np.isnan(parts).any(axis=0)
+    columns = [*parts.T, parts[:, known].mean(axis=1) if known.any() else np.full(len(parts), np.nan)]
+    means = [*values, values[known].mean() if known.any() else np.nan]
+    null = 0.5 if against is None else 0.0
+    return {
+        name: _test(float(mean), float(np.sqrt((column**2).sum())), null, level)
+        for name, mean, column in zip((*findings, MACRO), means, columns, strict=True)
+    }
+
+
+def influences(scores: Floats, targets: Floats, patients: NDArray[np.generic]) -> tuple[Floats, Floats]:
+    """Return the mean AUROC over S seeds (C,), and each patient's part in it (I, C), whose squares sum to its variance.
+
+    ``scores`` (S, N, C), ``targets`` (N, C). The product of two columns sums to the covariance of two findings.
+    """
+    _, member = np.unique(patients, return_inverse=True)
+    count = int(member.max(initial=-1)) + 1
+    values, parts = np.full(scores.shape[2], np.nan), np.full((count, scores.shape[2]), np.nan)
+    for c in range(scores.shape[2]):
+        positive, negative = np.flatnonzero(targets[:, c] == 1), np.flatnonzero(targets[:, c] == 0)
+        if not len(positive) or not len(negative):
+            continue
+        above, below = _placements(scores[:, positive, c], scores[:, negative, c])
+        values[c] = above.mean()
+        sides = ((positive, above), (negative, below))
+        parts[:, c] = sum(_side(member[rows], placed - values[c], count) for rows, placed in sides)
+    return values, parts
+
+
+def _placements(positive: Floats, negative: Floats) -> tuple[Floats, Floats]:
+    # Mean over seeds of the share of negatives below each positive, and of positives above each negative.
+    m, n = positive.shape[1], negative.shape[1]
+    ranks = rankdata(np.concatenate([positive, negative], axis=1), axis=1)
+    above = (ranks[:, :m] - rankdata(positive, axis=1)) / n
+    below = 1 - (ranks[:, m:] - rankdata(negative, axis=1)) / m
+    return above.mean(axis=0), below.mean(axis=0)
+
+
+def _side(member: NDArray[np.intp], excess: Floats, count: int) -> Floats:
+    patients = len(np.unique(member))
+    if patients < 2:
+        return np.full(count, np.nan)
+    return np.bincount(member, excess, minlength=count) / len(excess) * np.sqrt(patients / (patients - 1))
+
+
+def _test(value: float, error: float, null: float, level: float) -> DeLong:
+    reach = norm.ppf((1 + level) / 2) * error
+    z = (value - null) / error if error > 0 else 0.0 if value == null else np.nan
+    return DeLong(value, error, value - reach, value + reach, float(2 * norm.sf(abs(z))))
