@@ -62,6 +62,15 @@ class RunDirectory:
         """Maps of a model on test images of a site."""
         return self.root / "maps" / key.path / f"{site}.npz"
 
+    def shuffled(self, key: ModelKey, site: str) -> Path:
+        """Maps of the model with shuffled weights on test images with boxes."""
+        return self.root / "shuffled" / key.path / f"{site}.npz"
+
+    @property
+    def validation(self) -> RunDirectory:
+        """What is known of validation patients: labels, boxes, predictions and maps, laid out as those of test."""
+        return RunDirectory(self.root / "validation")
+
     def table(self, kind: str, site: str) -> Path:
         """A table of a site: 'splits', 'labels' or 'boxes'."""
         return self.root / kind / f"{site}.csv"

@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 
 from hilum.errors import RunError
 from hilum.study.directory import ModelKey, RunDirectory
-from hilum.study.predictions import TestSet, read_table
+from hilum.study.predictions import HeldOut, read_table
 from hilum.study.spec import Study
 
 
-def require_sound(study: Study, key: ModelKey, test: TestSet, run: RunDirectory) -> None:
-    """Raise ``RunError`` where a model's predictions on a test set, or its maps, are there but damaged."""
-    table, maps = run.predictions(key, test.site.name), run.maps(key, test.site.name)
+def require_sound(study: Study, key: ModelKey, held: HeldOut, run: RunDirectory) -> None:
+    """Raise ``RunError`` where a model's predictions on held-out patients, or its maps, are there but damaged."""
+    table, maps = run.predictions(key, held.site.name), run.maps(key, held.site.name)
     if not table.is_file():
         return
-    if not _is_table(table, test.image_ids, study.findings):
+    if not _is_table(table, held.image_ids, study.findings):
         raise RunError(
-            f"Expected one row of probabilities for each of {len(test.rows)} test images in {table}; "
+            f"Expected one row of probabilities for each of {len(held.rows)} images in {table}; "
             "the file is damaged. Remove it and run the study again with --resume."
         )
-    if len(test.mapped) and not _is_archive(maps):
+    if len(held.mapped) and not _is_archive(maps):
         raise RunError(
             f"Expected the maps {maps}; the file is absent or damaged. Remove {table} and run the study again with "
             "--resume: it writes both."

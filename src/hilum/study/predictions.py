@@ -1,4 +1,4 @@
-"""Predictions of every model on every site's test patients, and their maps where there are boxes."""
+"""Predictions of every model on every site's test and validation patients, and their maps where there are boxes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hilum.localization.maps import maps_on_images
+from hilum.models.shuffle import shuffle_weights
+from hilum.randomness import derive_seed, numpy_generator
 from hilum.sites.site import Site
 from hilum.study.arms import load_model, run_device, trained_findings
 from hilum.study.directory import ModelKey, RunDirectory
@@ -23,15 +26,18 @@ from hilum.training.state import write_atomically
 
 GRID = (56, 56)
 BATCH = 64
+NEGATIVES = 200
+Part = Literal["test", "val"]
 
 
 @dataclass(frozen=True)
-class TestSet:
-    """Test patients of a site: rows, boxes by image, and which rows get maps."""
+class HeldOut:
+    """Test or validation patients of a site: their rows; of these, which get maps and which have boxes."""
 
     site: Site
     rows: NDArray[np.int64]
     mapped: NDArray[np.int64]
+    boxed: NDArray[np.int64]
 
     @property
     def image_ids(self) -> NDArray[np.object_]:
@@ -39,38 +45,73 @@ class TestSet:
         return self.site.manifest.images["image_id"].to_numpy()[self.rows]
 
 
-def test_set(site: Site, gallery: Sequence[str]) -> TestSet:
-    """Return the test patients of a site; those with boxes, and the gallery's images, get maps."""
-    rows = site.indices("test")
-    wanted = set(site.manifest.boxes["image_id"]) | set(gallery)
+def held_out(site: Site, part: Part, gallery: Sequence[str] = ()) -> HeldOut:
+    """Return the test or validation patients of a site.
+
+    Images with boxes and the gallery's get maps, and where there are boxes as many as ``NEGATIVES`` images that are
+    labelled negative of a finding with boxes, from which the false alarms of the maps are counted.
+    """
+    rows = site.indices(part)
     ids = site.manifest.images["image_id"].to_numpy()[rows]
-    return TestSet(site, rows, np.flatnonzero([i in wanted for i in ids]))
+    boxes = site.manifest.boxes
+    boxes = boxes[boxes["finding"].isin(site.findings)]
+    boxed = np.isin(ids, boxes["image_id"].to_numpy())
+    columns = [k for k, finding in enumerate(site.findings) if finding in set(boxes["finding"])]
+    negative = np.flatnonzero((site.targets[rows][:, columns] == 0).any(axis=1) & ~boxed)
+    mapped = boxed | np.isin(ids, np.array([*gallery], dtype=object))
+    if boxed.any():
+        mapped[numpy_generator(0, site.name, part, "negatives").permutation(negative)[:NEGATIVES]] = True
+    return HeldOut(site, rows, np.flatnonzero(mapped), np.flatnonzero(boxed))
 
 
 def write_predictions(
-    study: Study, key: ModelKey, test: TestSet, training: Sequence[Site], run: RunDirectory, precision: str
+    study: Study,
+    key: ModelKey,
+    held: HeldOut,
+    training: Sequence[Site],
+    run: RunDirectory,
+    precision: str,
+    into: RunDirectory,
 ) -> None:
-    """Write a model's probabilities on a test set, and its maps; findings it never saw labels of stay blank."""
-    site = test.site
-    if run.predictions(key, site.name).is_file() or len(test.rows) == 0:
+    """Write a model's probabilities on held-out patients, and its maps; findings it never saw labels of stay blank.
+
+    ``run`` holds the model, ``into`` takes what it says.
+    """
+    site = held.site
+    if into.predictions(key, site.name).is_file() or len(held.rows) == 0:
         return
     model = load_model(study, run, key, site.name).to(run_device(run))
-    inferred = infer(model, _batches(test), precision, study.evaluation.flip)
+    inferred = infer(model, _batches(site, held.rows), precision, study.evaluation.flip)
     probabilities = inferred.probabilities.copy()
     probabilities[:, ~trained_findings(key, training)] = np.nan
-    if len(test.mapped):
-        frames = site.frames[test.rows[test.mapped]]
-        maps = maps_on_images(inferred.maps[test.mapped], frames, GRID, study.evaluation.smoothing)
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            image_id=test.image_ids[test.mapped].astype(str),
-            findings=np.array(study.findings),
-            maps=maps.astype(np.float16),
-        )
-        write_atomically(run.maps(key, site.name), buffer.getvalue())
-    table = identify(site, test.rows).join(pd.DataFrame(probabilities, columns=list(study.findings)))
-    write_table(run.predictions(key, site.name), table)
+    if len(held.mapped):
+        _write_maps(study, held, held.mapped, inferred.maps[held.mapped], into.maps(key, site.name))
+    table = identify(site, held.rows).join(pd.DataFrame(probabilities, columns=list(study.findings)))
+    write_table(into.predictions(key, site.name), table)
+
+
+def write_shuffled(study: Study, key: ModelKey, test: HeldOut, run: RunDirectory, precision: str) -> None:
+    """Write the maps of a model of shuffled weights on the test images with boxes: a control of what maps show."""
+    path = run.shuffled(key, test.site.name)
+    if path.is_file() or not len(test.boxed):
+        return
+    model = load_model(study, run, key, test.site.name)
+    shuffle_weights(model, derive_seed(key.seed, "shuffled weights"))
+    batches = _batches(test.site, test.rows[test.boxed])
+    inferred = infer(model.to(run_device(run)), batches, precision, study.evaluation.flip)
+    _write_maps(study, test, test.boxed, inferred.maps, path)
+
+
+def _write_maps(study: Study, held: HeldOut, chosen: NDArray[np.int64], cells: NDArray[np.float32], path: Path) -> None:
+    maps = maps_on_images(cells, held.site.frames[held.rows[chosen]], GRID, study.evaluation.smoothing)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        image_id=held.image_ids[chosen].astype(str),
+        findings=np.array(study.findings),
+        maps=maps.astype(np.float16),
+    )
+    write_atomically(path, buffer.getvalue())
 
 
 def identify(site: Site, rows: NDArray[np.int64]) -> pd.DataFrame:
@@ -89,7 +130,7 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"image_id": str}, keep_default_na=False, na_values=[""])
 
 
-def _batches(test: TestSet) -> Iterator[Tensor]:
-    for start in range(0, len(test.rows), BATCH):
-        pixels = test.site.images(test.rows[start : start + BATCH])
+def _batches(site: Site, rows: NDArray[np.int64]) -> Iterator[Tensor]:
+    for start in range(0, len(rows), BATCH):
+        pixels = site.images(rows[start : start + BATCH])
         yield torch.from_numpy(pixels).unsqueeze(1).float().div_(255)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from hilum.allocator import keep_freed_memory
 from hilum.errors import HilumError, RunError
@@ -26,7 +27,7 @@ from hilum.study.figures import Figures
 from hilum.study.gallery import choose_gallery, write_gallery
 from hilum.study.hospitals import cache_of, load_sites, training_sites
 from hilum.study.kept import require_sound
-from hilum.study.predictions import identify, test_set, write_predictions, write_table
+from hilum.study.predictions import held_out, identify, write_predictions, write_shuffled, write_table
 from hilum.study.shared import describe_shared, lacking, load_shared
 from hilum.study.spec import Study, dump_study, parse_study, read_mapping
 from hilum.study.watch import Watch
@@ -169,13 +170,17 @@ def _describe(study: Study, sites: Sequence[Site], shared: Mapping[str, Site], r
     for site in sites:
         everything = np.arange(len(site.manifest))
         write_table(run.table("splits", site.name), identify(site, everything).assign(split=site.split))
-        test = site.indices("test")
-        labels = pd.DataFrame(site.targets[test], columns=list(site.findings))
-        write_table(run.table("labels", site.name), identify(site, test).join(labels))
-        boxes = site.manifest.boxes
-        inside = boxes["image_id"].isin(site.manifest.images["image_id"].to_numpy()[test])
-        write_table(run.table("boxes", site.name), boxes[inside & boxes["finding"].isin(site.findings)])
+        _describe_held_out(site, site.indices("test"), run)
+        _describe_held_out(site, site.indices("val"), run.validation)
     return precision
+
+
+def _describe_held_out(site: Site, rows: NDArray[np.int64], into: RunDirectory) -> None:
+    labels = pd.DataFrame(site.targets[rows], columns=list(site.findings))
+    write_table(into.table("labels", site.name), identify(site, rows).join(labels))
+    boxes = site.manifest.boxes
+    inside = boxes["image_id"].isin(site.manifest.images["image_id"].to_numpy()[rows])
+    write_table(into.table("boxes", site.name), boxes[inside & boxes["finding"].isin(site.findings)])
 
 
 def _describe_shared(shared: Mapping[str, Site]) -> dict[str, Any]:
@@ -191,16 +196,20 @@ def _describe_shared(shared: Mapping[str, Site]) -> dict[str, Any]:
 def _predict(study: Study, sites: Sequence[Site], keys: Sequence[ModelKey], run: RunDirectory, precision: str) -> None:
     chosen = {s.name: choose_gallery(s, study.evaluation.gallery, study.split.seed) for s in sites}
     write_gallery(list(sites), chosen, run)
-    tests = []
+    held = []
     for site in sites:
         ids = site.manifest.images["image_id"].to_numpy()
-        tests.append(test_set(site, [str(ids[row]) for row in chosen[site.name]]))
+        shown = [str(ids[row]) for row in chosen[site.name]]
+        held.append((held_out(site, "test", shown), run))
+        held.append((held_out(site, "val"), run.validation))
     training = training_sites(sites)
-    with progress("predicting", len(keys) * len(tests)) as advance:
+    with progress("predicting", len(keys) * len(held)) as advance:
         for key in keys:
-            for test in tests:
-                require_sound(study, key, test, run)
-                write_predictions(study, key, test, training, run, precision)
+            for patients, into in held:
+                require_sound(study, key, patients, into)
+                write_predictions(study, key, patients, training, run, precision, into)
+                if into is run:
+                    write_shuffled(study, key, patients, run, precision)
                 advance(1, str(key.path))
 
 

@@ -1,0 +1,86 @@
+"""What a run keeps for its evaluation: validation patients, images for false alarms, maps of shuffled weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hilum.models.classifier import build_model
+from hilum.models.shuffle import shuffle_weights
+from hilum.study.predictions import GRID, NEGATIVES
+
+MODEL = "seed_0/federated/federated"
+
+
+def ids(path: Path) -> list[str]:
+    with np.load(path, allow_pickle=False) as stored:
+        assert stored["maps"].shape == (len(stored["image_id"]), 2, *GRID)
+        return [str(i) for i in stored["image_id"]]
+
+
+def of_split(run: Path, site: str, part: str) -> list[str]:
+    table = pd.read_csv(run / "splits" / f"{site}.csv")
+    return table.loc[table["split"] == part, "image_id"].tolist()
+
+
+@pytest.mark.parametrize("site", ["north", "south"])
+def test_validation_patients_are_kept_as_test_patients_are(tiny_run: Path, site: str) -> None:
+    kept = tiny_run / "validation"
+    expected = of_split(tiny_run, site, "val")
+    assert len(expected) == 8
+    for table in (kept / "labels" / f"{site}.csv", kept / "predictions" / MODEL / f"{site}.csv"):
+        assert pd.read_csv(table)["image_id"].tolist() == expected
+    boxed = pd.read_csv(kept / "boxes" / f"{site}.csv")["image_id"].unique().tolist()
+    labels = pd.read_csv(kept / "labels" / f"{site}.csv")
+    negative = labels.loc[labels["Nodule"] == 0, "image_id"].tolist()
+    assert sorted(ids(kept / "maps" / MODEL / f"{site}.npz")) == sorted(boxed + negative)
+
+
+def test_a_site_without_validation_patients_has_none(tiny_run: Path) -> None:
+    assert len(pd.read_csv(tiny_run / "validation/labels/east.csv")) == 0
+    assert not (tiny_run / "validation/predictions" / MODEL / "east.csv").exists()
+
+
+def test_maps_of_negatives_are_kept_up_to_a_number(
+    tiny_run: Path, tiny_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hilum.study import predictions
+    from hilum.study.hospitals import cache_of, load_sites
+    from hilum.study.spec import load_study
+
+    labels = pd.read_csv(tiny_run / "labels/north.csv")
+    assert set(labels.loc[labels["Nodule"] == 0, "image_id"]) <= set(ids(tiny_run / "maps" / MODEL / "north.npz"))
+    study = load_study(tiny_study)
+    north = load_sites(study, cache_of(study))[0]
+    monkeypatch.setattr(predictions, "NEGATIVES", 1)
+    held = predictions.held_out(north, "test")
+    assert NEGATIVES > 1
+    assert len(held.mapped) == len(held.boxed) + 1
+    assert north.targets[held.rows[np.setdiff1d(held.mapped, held.boxed)], 0] == 0
+
+
+def test_maps_of_shuffled_weights_are_of_the_test_images_with_boxes(tiny_run: Path) -> None:
+    for site in ("north", "south", "east"):
+        path = tiny_run / "shuffled" / MODEL / f"{site}.npz"
+        boxed = pd.read_csv(tiny_run / "boxes" / f"{site}.csv")["image_id"].unique()
+        assert sorted(ids(path)) == sorted(boxed)
+    with np.load(path) as shuffled, np.load(tiny_run / "maps" / MODEL / "east.npz") as trained:
+        rows = [list(trained["image_id"]).index(i) for i in shuffled["image_id"]]
+        assert (shuffled["maps"] != trained["maps"][rows]).mean() > 0.9
+
+
+def test_shuffling_keeps_the_values_of_every_tensor_and_nothing_of_their_order() -> None:
+    trained, one, again, other = (
+        build_model({"name": "residual", "widths": [4, 6, 8]}, {"name": "linear_softmax"}, 2, 0) for _ in range(4)
+    )
+    for model, seed in ((one, 1), (again, 1), (other, 2)):
+        shuffle_weights(model, seed)
+    before, after = trained.state_dict(), one.state_dict()
+    assert all(torch.equal(before[n].flatten().sort().values, after[n].flatten().sort().values) for n in before)
+    assert not any(torch.equal(t, after[n]) for n, t in before.items() if t.dim() == 4)
+    assert all(torch.equal(t, again.state_dict()[n]) for n, t in after.items())
+    assert not torch.equal(after["head.weight"], other.state_dict()["head.weight"])
