@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("flwr")
 
-from flower_processes import SITES, STUDY, wait_for, write_study
+from flower_processes import wait_for, write_study
 from hilum.errors import RunError
 from hilum.study.directory import RunDirectory
 from hilum.study.flower.app import app_study
@@ -31,16 +31,28 @@ from hospitals import hilum
 pytestmark = pytest.mark.slow
 
 PATIENCE = 600  # s; on a busy machine an exchange takes minutes
-SCAFFOLD = STUDY.replace("arms: [federated, scaffold]", "arms: [scaffold]")
-LENIENT = SCAFFOLD.replace("scaffold: {strategy: scaffold}", "scaffold: {strategy: scaffold, quorum: 0.6}")
+TWO = """\
+name: two
+findings: [Nodule, Effusion]
+sites:
+  north: {database: folder, root: north}
+  south: {database: folder, root: south}
+seeds: [0]
+images: {size: 32, cache: cache, workers: 1}
+model: {backbone: {name: residual, widths: [4, 6, 8]}}
+training: {rounds: 2, updates: 2, batch: 4, threads: 1, precision: float32, validate_every: 2}
+arms: [scaffold]
+federations:
+  scaffold: {strategy: scaffold, head: shared}
+"""
+THREE = TWO.replace("seeds", "  west: {database: folder, root: west}\nseeds").replace("shared}", "shared, quorum: 0.6}")
 ROGUE = """\
 from dataclasses import replace
-import sys
 import torch
 from hilum.federation.worker import Worker
-from hilum.study.flower import executor
+from hilum.study.flower import client, executor
 
-honest = Worker.do
+honest, honestly = Worker.do, client.do
 
 def do(self, task):
     reply = honest(self, task)
@@ -54,34 +66,41 @@ def do(self, task):
         state[name] = state[name][:1]
     return replace(reply, state=state, round=1 if task.round == 3 else task.round)
 
-Worker.do = do
+def of_another(study, file, asked):
+    envelope = honestly(study, file, asked)
+    return replace(envelope, identity=replace(envelope.identity, study="other")) if asked.round == 4 else envelope
+
+Worker.do, client.do = do, of_another
 executor.main()
 """
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three hospitals, and what 'hilum study' makes of them; not to be changed."""
+    """Three hospitals, and what 'hilum study' makes of all and of two of them; not to be changed."""
     folder = tmp_path_factory.mktemp("hospitals")
-    outcome = hilum("study", write_study(folder), "--out", folder / "plain")
-    assert outcome.status == 0, outcome.err
+    write_study(folder)
+    (folder / "two.yaml").write_text(TWO)
+    for name, run in (("study", "plain"), ("two", "plain_two")):
+        outcome = hilum("study", folder / f"{name}.yaml", "--out", folder / run)
+        assert outcome.status == 0, outcome.err
     return folder
 
 
-def weights(run: Path, arm: str) -> str:
-    return fingerprint(load_state(run / "models" / "seed_0" / arm / arm / "model.safetensors"))
+def weights(run: Path) -> str:
+    return fingerprint(load_state(run / "models" / "seed_0" / "scaffold" / "scaffold" / "model.safetensors"))
 
 
 @contextmanager
 def begun(
-    folder: Path, run: Path, text: str = SCAFFOLD, database: str | None = None, **config: float
+    folder: Path, run: Path, text: str = TWO, database: str | None = None, **config: float
 ) -> Iterator[tuple[LocalFederation, str]]:
     """A federation that trains, and the id of its run; all of its processes end with it."""
     file = folder / f"{run.name}.yaml"
     file.write_text(text)
     study = load_study(file)
-    shared = app_study(study, SITES, "float32", 1)
-    with LocalFederation.open(study, shared, SITES, RunDirectory(run), config) as federation:
+    shared = app_study(study, list(study.sites), "float32", 1)
+    with LocalFederation.open(study, shared, list(study.sites), RunDirectory(run), config) as federation:
         federation.database = database
         federation.start()
         yield federation, federation.submit()
@@ -118,13 +137,17 @@ def log_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_fedavg_and_scaffold_are_those_of_one_process_to_the_bit(folder: Path, tmp_path: Path) -> None:
     said: list[str] = []
     run_local(load_study(folder / "study.yaml"), tmp_path / "run", echo=said.append)
-    for arm in ("federated", "scaffold"):
-        assert weights(tmp_path / "run", arm) == weights(folder / "plain", arm)
     own, plain = ([{**r, "seconds": 0} for r in log_of(run)] for run in (tmp_path / "run", folder / "plain"))
     assert own == plain
+    for kind in ("models", "predictions", "maps"):
+        assert contents(tmp_path / "run" / kind) == contents(folder / "plain" / kind)
     assert any("waiting" in line and "north" in line for line in said)
     assert any("s left" in line and "MiB" in line and "validation" in line for line in said)
 
@@ -135,7 +158,7 @@ def test_a_client_process_that_is_killed_is_started_again(folder: Path, tmp_path
         assert wait_for(in_round(run, 1), PATIENCE)
         kill_child(federation.nodes["north"], "hilum.study.flower.executor")
         follow(federation, run_id, lambda line: None)
-    assert weights(run, "scaffold") == weights(folder / "plain", "scaffold")
+    assert weights(run) == weights(folder / "plain_two")
 
 
 def test_a_node_that_is_killed_comes_back_and_is_used_again(folder: Path, tmp_path: Path) -> None:
@@ -148,10 +171,10 @@ def test_a_node_that_is_killed_comes_back_and_is_used_again(folder: Path, tmp_pa
             if not federation.nodes["south"].running:  # as a supervisor does
                 federation.start_node("south")
                 time.sleep(5)
-            return bool(federation.run.read_json("run.json")["finished"])
+            return federation.finished()
 
         assert wait_for(finished, 2 * PATIENCE), read_progress(run)
-    assert weights(run, "scaffold") == weights(folder / "plain", "scaffold")
+    assert weights(run) == weights(folder / "plain_two")
 
 
 @pytest.mark.parametrize("what", ["server app", "link"])
@@ -169,12 +192,12 @@ def test_a_run_that_is_killed_goes_on_when_it_is_submitted_again(what: str, fold
             assert wait_for(lambda: federation.status(run_id).startswith("finished"), PATIENCE)
         follow(federation, federation.submit(), lambda line: None)
     assert [r["round"] for r in log_of(run)] == [1, 2]
-    assert weights(run, "scaffold") == weights(folder / "plain", "scaffold")
+    assert weights(run) == weights(folder / "plain_two")
 
 
 def test_a_straggler_is_not_waited_for_where_a_quorum_is_enough(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "straggler"
-    with begun(folder, run, LENIENT, enough=0.6) as (federation, run_id):
+    with begun(folder, run, THREE, enough=0.6) as (federation, run_id):
         assert wait_for(in_round(run, 1), PATIENCE)
         federation.nodes["west"].signal(signal.SIGSTOP)
         try:
@@ -186,8 +209,7 @@ def test_a_straggler_is_not_waited_for_where_a_quorum_is_enough(folder: Path, tm
 
 
 def test_ctrl_c_ends_every_process_and_the_run_goes_on_with_resume(folder: Path, tmp_path: Path) -> None:
-    run, file = tmp_path / "stopped", folder / "stopped.yaml"
-    file.write_text(SCAFFOLD)
+    run, file = tmp_path / "stopped", folder / "two.yaml"
     command = [sys.executable, "-m", "hilum", "federation", "local", str(file), "--out", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert wait_for(in_round(run, 2), PATIENCE)
@@ -198,7 +220,7 @@ def test_ctrl_c_ends_every_process_and_the_run_goes_on_with_resume(folder: Path,
     assert hilum("federation", "local", file, "--out", run).status == 1
     outcome = hilum("federation", "local", file, "--out", run, "--resume")
     assert outcome.status == 0, outcome.err
-    assert weights(run, "scaffold") == weights(folder / "plain", "scaffold")
+    assert weights(run) == weights(folder / "plain_two")
 
 
 def linked(path: Path) -> str:
@@ -215,18 +237,20 @@ def shim(federation: LocalFederation, site: str, lines: str) -> None:
 def test_a_site_that_sends_nonsense_is_lost_and_said(folder: Path, tmp_path: Path) -> None:
     run, rogue = tmp_path / "rogue", tmp_path / "rogue.py"
     rogue.write_text(ROGUE)
-    with begun(folder, run, LENIENT.replace("rounds: 2", "rounds: 3")) as (federation, run_id):
+    with begun(folder, run, THREE.replace("rounds: 2", "rounds: 4")) as (federation, run_id):
         shim(federation, "west", f'exec "{sys.executable}" "{rogue}" "$@"')
         follow(federation, run_id, lambda line: None)
     reasons = [r["lost"]["west"] for r in log_of(run)]
     assert "NaN" in reasons[0]
     assert "of shape" in reasons[1]
     assert "found round 1" in reasons[2]
+    assert "another study" in reasons[3]
+    assert all(set(r["train_loss"]) == {"north", "south"} for r in log_of(run))
 
 
 def test_a_site_whose_disk_is_full_is_lost_and_said(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "full"
-    with begun(folder, run, LENIENT) as (federation, run_id):
+    with begun(folder, run, THREE) as (federation, run_id):
         # No file may grow beyond 8 KiB: what SCAFFOLD lets a site keep is larger.
         command = f'ulimit -f 16; exec "{sys.executable}" -m hilum.study.flower.executor "$@" >/dev/null 2>&1'
         shim(federation, "south", command)

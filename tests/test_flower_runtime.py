@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ pytest.importorskip("flwr")
 
 import httpx
 from flwr.app import Array, ConfigRecord, Error, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
+from flower_nodes import Answer, FakeGrid, FakeNode, Time
 from hilum.errors import TrainingError
 from hilum.federation.compression.base import Compression
 from hilum.federation.memory import SiteMemory
@@ -27,7 +26,7 @@ from hilum.federation.messages import LabelCounts, Lost, Reply, Task
 from hilum.federation.payload import reply_payload, task_of
 from hilum.federation.rounds import Federation, RoundsPlan
 from hilum.federation.runtimes.base import Waiting
-from hilum.federation.runtimes.flower import Clock, FlowerRuntime, Limits, Nodes
+from hilum.federation.runtimes.flower import FlowerRuntime, Limits, Nodes
 from hilum.federation.runtimes.flower_records import ARRAYS, FACTS, WHO, Envelope, Identity, opened
 from hilum.federation.runtimes.in_process import InProcess, Presence
 from hilum.federation.strategies import STRATEGIES
@@ -35,70 +34,7 @@ from hilum.federation.topology.star import Star
 from hilum.federation.worker import Worker
 from hilum.training.state import State, copy_state, fingerprint
 
-# What a server app's process knows of itself; messages are made of it.
-TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
-
 IDENTITY = Identity("study", "seed_0/federated/federated", "run")
-Answer = Callable[[Message], RecordDict | Error | None]
-
-
-@dataclass
-class Time:
-    """A clock that moves only when somebody waits."""
-
-    now: float = 0.0
-
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
-
-    def clock(self) -> Clock:
-        return Clock(lambda: self.now, self.wait, 1.0)
-
-
-@dataclass
-class FakeNode:
-    """A node: what it says its site is, how it answers a task, when it is connected."""
-
-    site: str
-    answer: Answer
-    connected: Callable[[float], bool] = lambda now: True
-    registered: str = ""
-
-
-@dataclass
-class FakeGrid:
-    """Nodes that answer when they are asked for the reply; those that return None never do."""
-
-    nodes: dict[int, FakeNode]
-    time: Time
-    sent: dict[str, Message] = field(default_factory=dict)
-    types: list[str] = field(default_factory=list)
-
-    def get_node_ids(self) -> list[int]:
-        return [number for number, node in self.nodes.items() if node.connected(self.time.now)]
-
-    def get_nodes(self) -> list[Any]:
-        return [SimpleNamespace(node_id=k, name=n.registered) for k, n in self.nodes.items()]
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        ids = []
-        for message in messages:
-            ids.append(f"message {len(self.types)}")
-            message.metadata.__dict__["_message_id"] = ids[-1]
-            self.sent[ids[-1]] = message
-            self.types.append(message.metadata.message_type)
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        replies = []
-        for message_id in message_ids:
-            message = self.sent[message_id]
-            node = self.nodes[message.metadata.dst_node_id]
-            who = RecordDict({FACTS: ConfigRecord({"site": node.site})})
-            content = who if message.metadata.message_type == WHO else node.answer(message)
-            if content is not None:
-                replies.append(Message(content, reply_to=message))
-        return replies
 
 
 def at_work(worker: Worker) -> Answer:

@@ -50,15 +50,16 @@ def local(
 ) -> None:
     """Train the federated arms of a study through Flower on this machine: a link, and a node for every hospital.
 
-    Everything is as it is between hospitals: TLS, a key for every node, one process for every message. The weights
-    are those of 'hilum study', to the bit. Ctrl-C ends all processes. Needs the extra 'flower'.
+    Everything is as it is between hospitals: TLS, a key for every node, one process for every message. RUN and its
+    report are those of 'hilum study', the weights to the bit. Ctrl-C ends all processes. Needs the extra 'flower'.
     """
     _require_flower()
+    from hilum.report import write_report
     from hilum.study.flower.local import run_local
     from hilum.study.spec import load_study
 
     run = run_local(load_study(file, set_), out, resume, typer.echo)
-    typer.echo(f"models: {run.root / 'models'}")
+    typer.echo(f"report: {write_report(run.root)}")
 
 
 @app.command("hash", short_help="Tell the hash of code and study that a hospital approves.")

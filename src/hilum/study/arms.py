@@ -20,6 +20,7 @@ from hilum.federation.rounds import Federation, last_round
 from hilum.federation.runtimes.base import Runtime, Tell
 from hilum.federation.runtimes.in_process import InProcess, Presence
 from hilum.federation.runtimes.processes import Processes
+from hilum.federation.strategies.base import Strategy
 from hilum.federation.strategies.fedavg import HEADS_OF
 from hilum.federation.worker import Worker
 from hilum.models.classifier import LocalizingClassifier, build_model
@@ -104,10 +105,7 @@ def train_model(
         federation = Federation(strategy, topology, compression, runtime, plan)
         server = federation.run(initial, run.rounds(key), on_round)
     for name in names:
-        kept = SiteMemory(memory_of(run, key, name)).at(server.taken.get(name, NEVER))
-        state = strategy.own_of_model(server.state, kept, server.counts[name]) if kept else {}
-        if state:
-            save_state(run.model(key) / f"site_{name}.safetensors", state)
+        write_own(run, key, name, strategy, server)
     write_model(run.model(key), key, server)
     watch.model_done()
 
@@ -174,12 +172,25 @@ def memory_of(run: RunDirectory, key: ModelKey, name: str) -> Path:
     return run.rounds(key) / f"site_{name}"
 
 
+def write_own(run: RunDirectory, key: ModelKey, name: str, strategy: Strategy, server: ServerState) -> None:
+    """Write what a participant lays over the final weights, where it keeps anything of them to itself."""
+    kept = SiteMemory(memory_of(run, key, name)).at(server.taken.get(name, NEVER))
+    state = strategy.own_of_model(server.state, kept, server.counts[name]) if kept else {}
+    if state:
+        save_state(run.model(key) / own_file(name), state)
+
+
+def own_file(name: str) -> str:
+    """Return the name of the file in which a model holds what a site lays over its weights."""
+    return f"site_{name}.safetensors"
+
+
 def write_model(folder: Path, key: ModelKey, server: ServerState) -> None:
     """Write the final weights of a model, and beside them the heads of the sites where they have their own."""
     heads = {n.removeprefix(HEADS_OF): t for n, t in server.extra.items() if n.startswith(HEADS_OF)}
     if heads:
         save_state(folder / SITE_HEADS, heads)
-    beside = sorted(path.name for path in folder.glob("*.safetensors"))
+    beside = sorted({path.name for path in folder.glob("*.safetensors")} - {WEIGHTS})
     save_state(folder / WEIGHTS, server.state, {"model": key.path.as_posix(), "beside": beside})
 
 
@@ -204,8 +215,8 @@ def load_model(study: Study, run: RunDirectory, key: ModelKey, site: str | None 
         if not (folder / name).is_file():
             raise RunError(f"Expected {folder / name} beside the weights; the file is absent. {TRAIN_AGAIN}")
     try:
-        if site is not None and (folder / f"site_{site}.safetensors").is_file():
-            state |= load_state(folder / f"site_{site}.safetensors")
+        if site is not None and (folder / own_file(site)).is_file():
+            state |= load_state(folder / own_file(site))
         if (folder / SITE_HEADS).is_file():
             model.site_heads = SiteHeads(load_state(folder / SITE_HEADS), site)
         model.load_state_dict(state, strict=True)

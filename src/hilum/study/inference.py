@@ -142,6 +142,10 @@ def chosen_models(study: Study, run: RunDirectory, arm: str, site: str | None, s
 
 def taught_findings(study: Study, run: RunDirectory, keys: Sequence[ModelKey]) -> dict[str, int]:
     """Return finding → column of those that the models have seen labels of; raises ``RunError``."""
+    facts = run.read_json("run.json")
+    taught = facts.get("taught") if isinstance(facts, dict) else None
+    if taught is not None:  # between hospitals, where nobody is told the counts of the others
+        return {finding: k for k, finding in enumerate(study.findings) if finding in taught}
     entries = run.read_json("sites.json")
     try:
         sites = {entry["name"]: entry for entry in entries}

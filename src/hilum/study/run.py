@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -35,15 +35,18 @@ from hilum.training.state import write_atomically
 
 SECONDS_BETWEEN = 1.0  # two writings of progress.json within a round
 SAME_NUMBERS = ("torch", "numpy")  # another version of these may give other digits
+Train = Callable[[Study, Sequence[ModelKey], Sequence[Site], RunDirectory, str, Mapping[str, Site]], None]
 NEEDED = (("images_sha256",), ("precision",), ("machine", "threads"), *(("packages", n) for n in SAME_NUMBERS))
 
 
-def run_study(study: Study, out: Path, resume: bool = False, source: Path | None = None) -> RunDirectory:
+def run_study(
+    study: Study, out: Path, resume: bool = False, source: Path | None = None, train: Train | None = None
+) -> RunDirectory:
     """Run a study into ``out``, or go on where a stopped run left off; return its directory.
 
-    ``source``: the study file, which is never written over. A resumed run computes with the threads that it
-    was begun with. Raises ``RunError`` when ``out`` holds another study's run, a run and ``resume`` is False,
-    or files that are not of a run.
+    ``source``: the study file, which is never written over. ``train``: another way to train all models. A resumed
+    run computes with the threads that it was begun with. Raises ``RunError`` when ``out`` holds another study's run,
+    a run and ``resume`` is False, or files that are not of a run.
     """
     run = RunDirectory(out)
     check_run(study, run, resume, source)
@@ -62,16 +65,28 @@ def run_study(study: Study, out: Path, resume: bool = False, source: Path | None
     training = training_sites(sites)
     check_federations(study, sorted(site.name for site in training))
     keys = list(model_keys(study, training))
-    with progress("training", len(keys) * study.training.rounds) as advance:
-        watch = Watch(run.root, len(keys), study.training.rounds, advance, SECONDS_BETWEEN)
-        for key in keys:
-            train_model(study, key, training, run, precision, watch, shared)
+    (train or train_here)(study, keys, training, run, precision, shared)
     write_divergences(study, run, keys)
     _predict(study, sites, keys, run, precision)
     run.write_json("metrics.json", Figures(study, run, keys).records())
     description = run.read_json("run.json")
     run.write_json("run.json", description | {"finished": _now()})
     return run
+
+
+def train_here(
+    study: Study,
+    keys: Sequence[ModelKey],
+    sites: Sequence[Site],
+    run: RunDirectory,
+    precision: str,
+    shared: Mapping[str, Site],
+) -> None:
+    """Train all models of a study in this process."""
+    with progress("training", len(keys) * study.training.rounds) as advance:
+        watch = Watch(run.root, len(keys), study.training.rounds, advance, SECONDS_BETWEEN)
+        for key in keys:
+            train_model(study, key, sites, run, precision, watch, shared)
 
 
 def load_run_study(run: RunDirectory) -> Study:

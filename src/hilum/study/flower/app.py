@@ -68,6 +68,21 @@ def app_study(study: Study, sites: Sequence[str], precision: str, threads: int |
 
     ``sites``: those that train. Raises ``StudyError`` where the study asks for what is not done between hospitals.
     """
+    study = federated(study)
+    training = study.training.model_copy(update={"precision": precision, "threads": threads})
+    stripped = study.model_copy(
+        update={
+            "sites": {name: _without_paths(spec) for name, spec in study.sites.items() if spec.role == "training"},
+            "images": study.images.model_copy(update={"cache": None, "workers": None}),
+            "training": training,
+        }
+    )
+    check_federations(stripped, sorted(sites))
+    return stripped
+
+
+def federated(study: Study) -> Study:
+    """Return a study of the arms in which hospitals learn together (``StudyError``)."""
     arms = [arm for arm in study.arms if arm not in ALONE]
     if not arms:
         raise StudyError(f"Expected an arm in which hospitals learn together; found {', '.join(study.arms)}.")
@@ -77,17 +92,7 @@ def app_study(study: Study, sites: Sequence[str], precision: str, threads: int |
             f"Expected no shared images between hospitals; '{mixed[0]}' has some. Leave the arm out: how many of them "
             "a site gets depends on the images of all sites, which only 'hilum study' sees."
         )
-    training = study.training.model_copy(update={"precision": precision, "threads": threads})
-    stripped = study.model_copy(
-        update={
-            "arms": arms,
-            "sites": {name: _without_paths(spec) for name, spec in study.sites.items() if spec.role == "training"},
-            "images": study.images.model_copy(update={"cache": None, "workers": None}),
-            "training": training,
-        }
-    )
-    check_federations(stripped, sorted(sites))
-    return stripped
+    return study.model_copy(update={"arms": arms})
 
 
 def path_options(spec: SiteSpec) -> dict[str, Any]:

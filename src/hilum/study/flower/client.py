@@ -76,6 +76,7 @@ def do(study: Study, file: HospitalFile, asked: Envelope) -> Envelope:
     from hilum.allocator import keep_freed_memory
     from hilum.study.arms import choose_device, model_keys, new_model, workers_of
     from hilum.study.directory import RunDirectory
+    from hilum.study.flower.handout import HAND_OUT, take
 
     if study.training.threads:
         torch.set_num_threads(study.training.threads)
@@ -90,7 +91,8 @@ def do(study: Study, file: HospitalFile, asked: Envelope) -> Envelope:
     model = new_model(study, key.seed).to(choose_device(study))
     (worker,) = workers_of(study, key, [site], model, memory, study.training.precision, {})
     task = task_of(asked.payload)
-    return Envelope.of(identity, task, reply_payload(worker.do(task)))
+    reply = take(worker, task, study, key, memory) if task.kind == HAND_OUT else worker.do(task)
+    return Envelope.of(identity, task, reply_payload(reply))
 
 
 def require_study(study: Study, asked: Envelope) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from hilum.errors import RunError
-from hilum.study.arms import choose_precision
-from hilum.study.directory import RunDirectory
-from hilum.study.flower.app import CONFIG, app_study, write_app
+from hilum.federation.messages import ServerState
+from hilum.sites.site import Site
+from hilum.study.arms import WEIGHTS, own_file, write_model
+from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.flower.app import CONFIG, app_study, federated, write_app
 from hilum.study.flower.approval import approval
 from hilum.study.flower.commands import (
     LINK_NAME,
@@ -36,12 +38,13 @@ from hilum.study.flower.folders import (
     write_keys,
     write_server,
 )
+from hilum.study.flower.handout import FEDERATION
 from hilum.study.flower.processes import Started, call, environment, free_port, start, wait_for_port
-from hilum.study.hospitals import cache_of, load_sites, training_sites
-from hilum.study.run import load_run_study
+from hilum.study.hospitals import cache_of
+from hilum.study.run import run_study
 from hilum.study.spec import Study
 from hilum.study.watch import lines, read_progress
-from hilum.training.state import write_atomically
+from hilum.training.state import load_state, write_atomically
 
 LOOK = 1.0  # s between two looks at the progress
 SILENCE = 30.0  # s without news after which Flower is asked whether the run is alive
@@ -51,20 +54,24 @@ Echo = Callable[[str], None]
 def run_local(
     study: Study, out: Path, resume: bool = False, echo: Echo = print, config: dict[str, float] | None = None
 ) -> RunDirectory:
-    """Run what hospitals train together of a study, over link and nodes on this machine, into ``out``.
+    """Run the federated arms of a study into ``out``, trained over link and nodes on this machine.
 
-    The weights are those of 'hilum study', to the bit. Ctrl-C ends all processes; ``resume`` goes on from the last
-    round. Raises ``StudyError``, ``DataError``, ``RunError`` and ``MissingExtra``.
+    Everything in ``out`` is as 'hilum study' writes it, the weights to the bit. Ctrl-C ends all processes; ``resume``
+    goes on from the last round. Raises ``StudyError``, ``DataError``, ``RunError`` and ``MissingExtra``.
     """
-    run = RunDirectory(out.resolve())
-    _require_free(run, resume)
-    sites = [site.name for site in training_sites(load_sites(study, cache_of(study)))]
-    shared = app_study(study, sites, *_numbers(study, run))
-    with LocalFederation.open(study, shared, sites, run, config or {}) as federation:
-        federation.start()
-        run_id = federation.submit()
-        follow(federation, run_id, echo)
-    return run
+
+    def train(
+        study: Study, keys: Sequence[ModelKey], sites: Sequence[Site], run: RunDirectory, precision: str, _: object
+    ) -> None:
+        names = [site.name for site in sites]
+        shared = app_study(study, names, precision, torch.get_num_threads())
+        with LocalFederation.open(study, shared, names, run, config or {}) as federation:
+            if not federation.finished():
+                federation.start()
+                follow(federation, federation.submit(), echo)
+            federation.gather(keys)
+
+    return run_study(federated(study), out.resolve(), resume, train=train)
 
 
 @dataclass
@@ -144,6 +151,25 @@ class LocalFederation:
         processes = [("the link", self.link), *((f"the node of '{site}'", node) for site, node in self.nodes.items())]
         return next((name for name, process in processes if process is not None and not process.running), "")
 
+    def finished(self) -> bool:
+        """Tell whether the server has written every model."""
+        facts = self.run.root / FEDERATION
+        return facts.is_file() and bool(self.run.read_json(FEDERATION)["finished"])
+
+    def memory(self, site: str) -> RunDirectory:
+        """Return the run directory that a hospital holds."""
+        return RunDirectory(self.layout.hospital(site) / "memory" / self.run.read_json(FEDERATION)["run"])
+
+    def gather(self, keys: Sequence[ModelKey]) -> None:
+        """Lay what the hospitals keep of the models beside the weights, which one machine alone can do."""
+        for key in keys:
+            folder = self.run.model(key)
+            for site in self.layout.sites:
+                own = self.memory(site).model(key) / own_file(site)
+                if own.is_file():
+                    write_atomically(folder / own.name, own.read_bytes())
+            write_model(folder, key, ServerState(0, load_state(folder / WEIGHTS)))
+
     def stop(self) -> None:
         """End nodes and link."""
         for node in self.nodes.values():
@@ -168,8 +194,7 @@ def follow(federation: LocalFederation, run_id: str, echo: Echo) -> None:
                 raise RunError(
                     f"The run has stopped. {facts['error']} What was computed is kept; add --resume to go on."
                 )
-        finished = federation.run.root / "run.json"
-        if finished.is_file() and federation.run.read_json("run.json").get("finished"):
+        if federation.finished():
             return
         if ended := federation.ended():
             raise RunError(f"Expected {ended} to go on; it has ended. See the logs in {federation.layout.root}.")
@@ -190,14 +215,6 @@ def _tell(facts: dict[str, Any], said: tuple[str, str], echo: Echo) -> tuple[str
     return now
 
 
-def _numbers(study: Study, run: RunDirectory) -> tuple[str, int]:
-    """Return precision and threads: those that the run was begun with, or else what 'hilum study' would take."""
-    if run.study.is_file():
-        begun = load_run_study(run).training
-        return begun.precision, begun.threads or torch.get_num_threads()
-    return choose_precision(study), study.training.threads or torch.get_num_threads()
-
-
 def _own(study: Study, site: str) -> dict[str, Any]:
     named = next(name for name in study.sites if site == name or site.startswith(f"{name}-"))
     root = str(study.sites[named].root.resolve())
@@ -215,11 +232,3 @@ def _json(said: str) -> dict[str, Any]:
         return dict(json.loads(said[said.index("{") : said.rindex("}") + 1]))
     except ValueError:
         raise RunError(f"Expected JSON from 'flwr'; it says: {said.strip()[-300:]}") from None
-
-
-def _require_free(run: RunDirectory, resume: bool) -> None:
-    begun = (run.root / "run.json").is_file()
-    if begun and not resume:
-        raise RunError(f"{run.root} already holds a run. Add --resume to go on, or give another --out.")
-    if not begun and run.root.is_dir() and {path.name for path in run.root.iterdir()} - {"federation", "study.yaml"}:
-        raise RunError(f"Expected an empty directory for the run; {run.root} holds other files. Give another --out.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 from flwr.app import Context  # type: ignore[import-not-found, unused-ignore]
 from flwr.serverapp import Grid, ServerApp  # type: ignore[import-not-found, unused-ignore]
 
-import hilum
 from hilum.errors import HilumError, RunError
 from hilum.federation.rounds import Federation, last_round
 from hilum.federation.runtimes.flower import FlowerRuntime, Limits, Nodes
@@ -21,9 +21,10 @@ from hilum.study.arms import WEIGHTS, model_keys, new_model, write_model
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.federations import build_compression, build_strategy, build_topology, federation_spec, rounds_plan
 from hilum.study.flower.approval import approval, study_digest
-from hilum.study.spec import Study, dump_study, parse_study, read_mapping
+from hilum.study.flower.handout import FEDERATION, describe_server, hand_out
+from hilum.study.spec import Study, parse_study, read_mapping
 from hilum.study.watch import Watch
-from hilum.training.state import copy_state, write_atomically
+from hilum.training.state import copy_state
 
 
 def server_app(study_file: Path) -> ServerApp:
@@ -59,32 +60,27 @@ def serve(study: Study, grid: Grid, config: Mapping[str, Any]) -> None:
     except HilumError as error:
         watch.fails(str(error))
         raise
-    run.write_json("run.json", run.read_json("run.json") | {"finished": _now()})
+    note(run, finished=_now())
 
 
 def begin(study: Study, run: RunDirectory, sites: Sequence[str]) -> str:
     """Write what the run is, or find it there; return its id, under which the sites keep what they keep."""
-    if (run.root / "run.json").is_file():
-        if run.study.read_text(encoding="utf-8") != dump_study(study) or run.fact("sites") != list(sites):
+    same = {"study": study_digest(study), "sites": list(sites)}
+    if (run.root / FEDERATION).is_file():
+        facts = run.read_json(FEDERATION)
+        if {name: facts.get(name) for name in same} != same:
             raise RunError(f"Expected the study and sites that {run.root} was begun with; found others.")
         run.remove_unfinished()
-        return str(run.fact("run"))
-    write_atomically(run.study, dump_study(study).encode())
-    facts = {
-        "schema": 1,
-        "hilum": hilum.__version__,
-        "study": study.name,
-        "run": secrets.token_hex(8),
-        "approval": approval(study),
-        "sites": list(sites),
-        "seeds": study.seeds,
-        "arms": study.arms,
-        "findings": study.findings,
-        "started": _now(),
-        "finished": None,
-    }
-    run.write_json("run.json", facts)
-    return str(facts["run"])
+        return str(facts["run"])
+    run_id = secrets.token_hex(8)
+    facts = {"schema": 1, "run": run_id, "approval": approval(study), "started": _now(), "finished": None}
+    run.write_json(FEDERATION, facts | same)
+    return run_id
+
+
+def note(run: RunDirectory, **facts: Any) -> None:
+    """Write facts of the run into ``FEDERATION``."""
+    run.write_json(FEDERATION, run.read_json(FEDERATION) | facts)
 
 
 def train(
@@ -112,7 +108,12 @@ def train(
         run.log_round(key, record)
         watch.round_done(record)
 
-    write_model(run.model(key), key, federation.run(initial, run.rounds(key), on_round))
+    server = federation.run(initial, run.rounds(key), on_round)
+    patient = replace(nodes, limits=replace(nodes.limits, enough=None))
+    lost = hand_out(server, FlowerRuntime(patient, presence, identity, watch.waits), plan.quorum)
+    note(run, without={**run.read_json(FEDERATION).get("without", {}), identity.model: lost})
+    describe_server(run, study, server)
+    write_model(run.model(key), key, server)
 
 
 def limits_of(config: Mapping[str, Any]) -> Limits:

@@ -1,0 +1,151 @@
+"""A whole study through the two ends of the app, over nodes that are no processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+pytest.importorskip("flwr")
+
+from flwr.app import Message, RecordDict
+
+from flower_nodes import FakeGrid, FakeNode, Time
+from flower_processes import SITES, write_study
+from hilum.errors import RunError, TrainingError
+from hilum.federation import aggregation
+from hilum.federation.runtimes.flower_records import opened
+from hilum.study.directory import RunDirectory
+from hilum.study.flower.app import app_study, write_app
+from hilum.study.flower.approval import approval
+from hilum.study.flower.client import answer
+from hilum.study.flower.server import serve
+from hilum.study.inference import predict_paths
+from hilum.study.spec import Study, load_study
+from hospitals import hilum
+
+MODELS = ("seed_0/federated/federated", "seed_0/scaffold/scaffold")
+Spoil = Callable[[str, RecordDict], RecordDict]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_rows() -> Iterator[None]:
+    """Few labels are enough for a hospital to have head rows of its own."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(aggregation, "OWN_EVIDENCE", 1.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three hospitals, and what 'hilum study' makes of them; not to be changed."""
+    folder = tmp_path_factory.mktemp("hospitals")
+    outcome = hilum("study", write_study(folder), "--out", folder / "plain")
+    assert outcome.status == 0, outcome.err
+    return folder
+
+
+def between(folder: Path, here: Path, spoil: Spoil = lambda site, records: records, **federation: Any) -> Study:
+    """Serve the study of ``folder``; folders of the hospitals, and the server's run, are in ``here``."""
+    study = load_study(folder / "study.yaml", [f"federation.{k}={v}" for k, v in federation.items()])
+    shared = app_study(study, SITES, "float32", 1)
+    write_app(here / "app", shared, {})
+    grid = FakeGrid({k: FakeNode(site, at(site, folder, here, shared, spoil)) for k, site in enumerate(SITES)}, Time())
+    serve(shared, grid, {"out": str(here / "run"), "sites": ",".join(SITES)})
+    return shared
+
+
+def at(site: str, folder: Path, here: Path, shared: Study, spoil: Spoil) -> Callable[[Message], RecordDict]:
+    file = here / site / "hospital.yaml"
+    file.parent.mkdir(exist_ok=True)
+    facts = {"site": site, "root": str(folder / site), "memory": "memory", "cache": str(folder / "cache")}
+    file.write_text(yaml.safe_dump({**facts, "approved": [approval(shared)]}))
+    context: Any = SimpleNamespace(node_config={"hospital": str(file)}, run_config={})
+
+    def say(message: Message) -> RecordDict:
+        return spoil(site, answer(message.content, here / "app" / "study.yaml", context).records())
+
+    return say
+
+
+def losing(lost: str, kind: str) -> Spoil:
+    def spoil(site: str, records: RecordDict) -> RecordDict:
+        return RecordDict() if site == lost and opened(records).kind == kind else records
+
+    return spoil
+
+
+def memory(here: Path, site: str) -> RunDirectory:
+    return RunDirectory(here / site / "memory" / json.loads((here / "run" / "federation.json").read_text())["run"])
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    here = tmp_path_factory.mktemp("between")
+    between(folder, here)
+    return here
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_a_hospital_keeps_of_a_model_is_what_hilum_study_writes(model: str, folder: Path, served: Path) -> None:
+    for site in SITES:
+        held, plain = memory(served, site).root / "models" / model, folder / "plain" / "models" / model
+        own = {path.name for path in plain.iterdir()} - {
+            f"site_{other}.safetensors" for other in SITES if other != site
+        }
+        assert {path.name for path in held.iterdir()} == own >= {"site_heads.safetensors", f"site_{site}.safetensors"}
+        for name in own - {"model.safetensors"}:  # which says what lies beside it
+            assert (held / name).read_bytes() == (plain / name).read_bytes()
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_hospital_predicts_with_what_it_holds(site: str, folder: Path, served: Path, tmp_path: Path) -> None:
+    images = [folder / site / "images"]
+    predict_paths(folder / "plain", images, tmp_path / "plain", site=site)
+    predict_paths(memory(served, site).root, images, tmp_path / "own", site=site)
+    own, plain = (tmp_path / name / "predictions.csv" for name in ("own", "plain"))
+    assert own.read_bytes() == plain.read_bytes()
+    assert not pd.read_csv(own)["Effusion"].isna().any()  # 'south' labels none, and was taught by the others
+
+
+def test_the_server_predicts_for_a_hospital_that_took_no_part(folder: Path, served: Path, tmp_path: Path) -> None:
+    for name, run in (("plain", folder / "plain"), ("own", served / "run")):
+        predict_paths(run, [folder / "north" / "images"], tmp_path / name)
+    own, plain = (tmp_path / name / "predictions.csv" for name in ("own", "plain"))
+    assert own.read_bytes() == plain.read_bytes()
+
+
+def test_a_hospital_is_not_told_of_the_labels_of_others(served: Path) -> None:
+    run = memory(served, "north")
+    assert run.roles() == {"north": "training"}
+    told = "".join(path.read_text() for path in run.root.glob("*.json"))
+    assert "south" not in told
+    assert "positive" not in told
+
+
+def test_the_run_stops_where_a_hospital_has_not_taken_the_weights_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"2 did\. south: "):
+        between(folder, tmp_path, losing("south", "hand out"))
+    assert not (tmp_path / "run" / "models").exists()
+    between(folder, tmp_path)
+    for model in MODELS:
+        name = f"models/{model}/site_south.safetensors"
+        assert (memory(tmp_path, "south").root / name).read_bytes() == (folder / "plain" / name).read_bytes()
+
+
+def test_within_the_quorum_a_hospital_without_the_weights_is_said(folder: Path, tmp_path: Path) -> None:
+    between(folder, tmp_path, losing("south", "hand out"), quorum=0.6)
+    without = json.loads((tmp_path / "run" / "federation.json").read_text())["without"]
+    assert [list(lost) for lost in without.values()] == [["south"], ["south"]]
+    assert "Expected a message of hilum" in without[MODELS[0]]["south"]
+
+
+def test_a_run_of_another_study_is_refused(folder: Path, served: Path) -> None:
+    with pytest.raises(RunError, match="was begun with"):
+        between(folder, served, quorum=0.9)
