@@ -12,6 +12,7 @@ from hilum.registry import Registry
 KINDS = {
     "databases": "hilum.databases:DATABASES",
     "backbones": "hilum.models:BACKBONES",
+    "necks": "hilum.models:NECKS",
     "poolings": "hilum.models:POOLINGS",
     "losses": "hilum.training.losses:LOSSES",
     "strategies": "hilum.federation.strategies:STRATEGIES",

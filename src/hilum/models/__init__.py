@@ -1,4 +1,4 @@
-"""Backbones, poolings and the localizing classifier made of them."""
+"""Backbones, necks, poolings and the localizing classifier made of them."""
 
 from hilum.registry import Registry
 
@@ -7,6 +7,15 @@ BACKBONES = Registry(
     {
         "residual": "hilum.models.backbones.residual:ResidualTrunk",
         "efficientnet_lite0": "hilum.models.backbones.efficientnet:EfficientNetLite0",
+    },
+)
+
+NECKS = Registry(
+    "neck",
+    {
+        "none": "hilum.models.neck.base:NoNeck",
+        "cross_scale_graph": "hilum.models.neck.cross_scale_graph:CrossScaleGraph",
+        "triple_attention": "hilum.models.neck.triple_attention:TripleAttention",
     },
 )
 

@@ -1,4 +1,4 @@
-"""The localizing classifier: a trunk, one map a finding, a pooling."""
+"""The localizing classifier: a trunk, a neck, one map a finding, a pooling."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from hilum.models import BACKBONES, POOLINGS
+from hilum.models import BACKBONES, NECKS, POOLINGS
 from hilum.models.backbones.base import Backbone
+from hilum.models.neck.base import Neck, NoNeck
 from hilum.models.pooling.base import Pooling
 from hilum.models.site_heads import SiteHeads
 
@@ -27,16 +28,17 @@ class Prediction:
 
 
 class LocalizingClassifier(nn.Module):
-    """Image-level classifier whose evidence is a map: trunk → 1×1 head → one map a finding → pooling.
+    """Image-level classifier whose evidence is a map: trunk → neck → 1×1 head → one map a finding → pooling.
 
-    Every cell's logit is computed from the cell's receptive field alone, so that the map says where. (Gated
-    attention then scales the map of an image as a whole.) ``site_heads``, where set, replaces the rows of the head by
-    those of the hospitals that an image looks like.
+    Without a neck, every cell's logit is computed from the cell's receptive field alone, so that the map says where.
+    (Poolings with attention then scale the map of an image as a whole.) ``site_heads``, where set, replaces the rows
+    of the head by those of the hospitals that an image looks like.
     """
 
-    def __init__(self, backbone: Backbone, pooling: Pooling, findings: int) -> None:
+    def __init__(self, backbone: Backbone, pooling: Pooling, findings: int, neck: Neck | None = None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.neck = neck or NoNeck(backbone.pyramid_channels)
         self.head = nn.Conv2d(backbone.channels, findings, 1)
         self.pooling = pooling
         self.site_heads: SiteHeads | None = None
@@ -45,14 +47,20 @@ class LocalizingClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Prediction:
         """Return the prediction of images (B, 1, H, W) in [0, 1]."""
-        features = self.backbone(x)
+        features = self.features(x)
         with torch.autocast(x.device.type, enabled=False):
-            features = features.float()
             if self.site_heads is None:
                 logits, maps = self.pooling(self.head(features), features)
             else:
                 logits, maps = self.site_heads(features, self.head, self.pooling)
         return Prediction(logits, maps)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the head reads, float32 (B, D, h, w), of images (B, 1, H, W) in [0, 1]."""
+        pyramid = self.backbone.pyramid(x)[-self.neck.maps :]
+        with torch.autocast(x.device.type, enabled=False):
+            features: Tensor = self.neck(*(features.float() for features in pyramid))
+        return features
 
     def state_groups(self) -> dict[str, StateGroup]:
         """Return the group of every floating tensor of the state that a site and a server exchange.
@@ -73,19 +81,25 @@ class LocalizingClassifier(nn.Module):
 
 
 def build_model(
-    backbone: Mapping[str, Any], pooling: Mapping[str, Any], findings: int, seed: int
+    backbone: Mapping[str, Any],
+    pooling: Mapping[str, Any],
+    findings: int,
+    seed: int,
+    neck: Mapping[str, Any] | None = None,
 ) -> LocalizingClassifier:
-    """Build a classifier from ``{"name": …, option: …}`` of a backbone and a pooling.
+    """Build a classifier from ``{"name": …, option: …}`` of a backbone, a pooling and a neck.
 
-    The same seed gives the same weights, whatever the caller's random state. Raises ``UnknownName``.
+    The same seed gives the same weights, whatever the caller's random state and the neck. Raises ``UnknownName``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         trunk = _construct(BACKBONES, backbone)
         pool = _construct(POOLINGS, pooling, trunk.channels, findings)
-        return LocalizingClassifier(trunk, pool, findings)
+        model = LocalizingClassifier(trunk, pool, findings)
+        model.neck = _construct(NECKS, neck or {"name": "none"}, trunk.pyramid_channels)
+        return model
 
 
-def _construct(registry: Any, options: Mapping[str, Any], *positional: int) -> Any:
+def _construct(registry: Any, options: Mapping[str, Any], *positional: Any) -> Any:
     keywords = {key: value for key, value in options.items() if key != "name"}
     return registry.load(options["name"])(*positional, **keywords)

@@ -59,15 +59,16 @@ def model_keys(study: Study, sites: Sequence[Site]) -> Iterator[ModelKey]:
 def new_model(study: Study, seed: int) -> LocalizingClassifier:
     """Return the classifier of a study with the initial weights of a seed, the same in every arm.
 
-    Raises ``StudyError`` where backbone or pooling cannot be made with the options of the study.
+    Raises ``StudyError`` where backbone, neck or pooling cannot be made with the options of the study.
     """
     spec = study.model
-    backbone, pooling = spec.backbone.model_dump(), spec.pooling.model_dump()
+    backbone, pooling, neck = (part.model_dump() for part in (spec.backbone, spec.pooling, spec.neck))
     try:
-        model = build_model(backbone, pooling, len(study.findings), derive_seed(seed, "weights"))
+        model = build_model(backbone, pooling, len(study.findings), derive_seed(seed, "weights"), neck)
     except (TypeError, ValueError, RuntimeError) as error:
         raise StudyError(
-            f"Expected values that the backbone {backbone} and the pooling {pooling} take; it says: {error}."
+            f"Expected values that the backbone {backbone}, the neck {neck} and the pooling {pooling} take; "
+            f"it says: {error}."
         ) from error
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -52,6 +52,7 @@ def describe_run(study: Study, sites: Sequence[Site], precision: str, started: s
         },
         "model": {
             "backbone": study.model.backbone.name,
+            "neck": study.model.neck.name,
             "pooling": study.model.pooling.name,
             "parameters": sum(p.numel() for p in model.parameters()),
             "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -13,7 +13,7 @@ from hilum.databases import DATABASES
 from hilum.errors import StudyError
 from hilum.findings.taxonomy import Closure
 from hilum.findings.vocabulary import require_finding
-from hilum.models import BACKBONES, POOLINGS
+from hilum.models import BACKBONES, NECKS, POOLINGS
 from hilum.study.mapping import Repeated, read_yaml
 from hilum.study.mistakes import explain, suggestion
 from hilum.study.sections import Fraction, NamedOptions, Positive, Section, checked, no_truth, registered, with_options
@@ -60,12 +60,18 @@ class ModelSpec(Section):
     """The localizing classifier."""
 
     backbone: NamedOptions = NamedOptions(name="residual")
+    neck: NamedOptions = NamedOptions(name="none")
     pooling: NamedOptions = NamedOptions(name="linear_softmax")
 
     @field_validator("backbone")
     @classmethod
     def _known_backbone(cls, value: NamedOptions) -> NamedOptions:
         return with_options(BACKBONES, value)
+
+    @field_validator("neck")
+    @classmethod
+    def _known_neck(cls, value: NamedOptions) -> NamedOptions:
+        return with_options(NECKS, value)
 
     @field_validator("pooling")
     @classmethod

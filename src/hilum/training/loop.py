@@ -203,7 +203,7 @@ class LocalTrainer:
         with torch.no_grad(), autocast(self.device, self.plan.precision):
             for batch in self.train_examples.chunks(4 * self.plan.batch, MOMENT_IMAGES):
                 images = batch.images.to(self.device).contiguous(memory_format=torch.channels_last)
-                features.append(self.model.backbone(images).cpu())
+                features.append(self.model.features(images).cpu())
         return FeatureMoments.of(features)
 
     def _logits(self, images: Tensor) -> Tensor:

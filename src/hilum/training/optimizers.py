@@ -13,7 +13,7 @@ from hilum.models.classifier import LocalizingClassifier
 
 @dataclass(frozen=True)
 class OptimizerPlan:
-    """``lr`` of the trunk at the first round, ``head_lr`` times that for head and pooling.
+    """``lr`` of trunk and neck at the first round, ``head_lr`` times that for head and pooling.
 
     The rate warms up over ``warmup`` rounds. Over all rounds it falls to ``floor``·lr along ``schedule``, a cosine or a
     line, or stays ('constant').
@@ -38,7 +38,7 @@ class OptimizerPlan:
 
     def build(self, model: LocalizingClassifier, round_: int, rounds: int) -> torch.optim.Optimizer:
         """Return a fresh optimizer of the model's trainable parameters for one round."""
-        trunk = [p for p in model.backbone.parameters() if p.requires_grad]
+        trunk = [p for part in (model.backbone, model.neck) for p in part.parameters() if p.requires_grad]
         head = [*model.head.parameters(), *model.pooling.parameters()]
         rate = self.rate(round_, rounds)
         groups = [{"params": trunk, "lr": rate}, {"params": head, "lr": rate * self.head_lr}]

@@ -26,7 +26,7 @@ class HeadFirst(LocalRule):
         if steps == 1:
             return
         head = step < math.ceil(self.share * steps)
-        resting = [model.backbone] if head else [model.head, model.pooling]
+        resting = [model.backbone, model.neck] if head else [model.head, model.pooling]
         for module in resting:
             module.zero_grad(set_to_none=True)
 

@@ -20,6 +20,15 @@ class Backbone(nn.Module):
         """Return the features of a batch of images."""
         raise NotImplementedError
 
+    def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of the trunk's stages, fine to coarse; the last is what ``forward`` returns."""
+        return (self(x),)
+
+    @property
+    def pyramid_channels(self) -> tuple[int, ...]:
+        """Channels of the maps of ``pyramid``."""
+        return (self.channels,)
+
 
 class ReceptiveField:
     """Running stride and receptive field, in input pixels, of a chain of convolutions (Araujo et al. 2019)."""

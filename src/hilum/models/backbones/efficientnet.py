@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +59,7 @@ class InvertedResidual(nn.Module):
         self._bn1 = nn.BatchNorm2d(wide, eps=1e-3)
         self._project_conv = SameConv2d(wide, channels_out, 1, bias=False)
         self._bn2 = nn.BatchNorm2d(channels_out, eps=1e-3)
+        self.stride = stride
         self.shortcut = stride == 1 and channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,10 +87,13 @@ class EfficientNetLite0(Backbone):
         self._conv_stem = SameConv2d(1, 32, 3, stride=2, bias=False)
         self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
         self._blocks = nn.ModuleList()
+        self._channels_before_stride: list[int] = []
         field, channels = ReceptiveField(), 32
         field.convolve(3, 2)
         for kernel, stride, expansion, width in BLOCKS[:blocks]:
             self._blocks.append(InvertedResidual(channels, width, kernel, stride, expansion))
+            if stride > 1:
+                self._channels_before_stride.append(channels)
             field.convolve(kernel, stride)
             channels = width
         self.channels, self.stride, self.receptive_field = channels, field.stride, field.size
@@ -116,9 +121,20 @@ class EfficientNetLite0(Backbone):
             module.eval()
         return self
 
+    @property
+    def pyramid_channels(self) -> tuple[int, ...]:
+        """Channels of the last map before each stride, and of the features."""
+        return (*self._channels_before_stride, self.channels)
+
+    def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the last map of each stride from 2 to 16, as far as the blocks go."""
+        x, maps = F.relu6(self._bn0(self._conv_stem(2 * x - 1))), []
+        for block in self._blocks:
+            if cast(InvertedResidual, block).stride > 1:
+                maps.append(x)
+            x = block(x)
+        return (*maps, x)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return features (B, channels, h, w) of images (B, 1, H, W) in [0, 1]."""
-        x = F.relu6(self._bn0(self._conv_stem(2 * x - 1)))
-        for block in self._blocks:
-            x = block(x)
-        return x
+        return self.pyramid(x)[-1]

@@ -64,8 +64,21 @@ class ResidualTrunk(Backbone):
             field.convolve(kernel, stride, d)
         field.convolve(3, 1, dilation)
         field.convolve(3, 1, dilation)
+        self.widths = (w0, w1, w2)
         self.channels, self.stride, self.receptive_field = w2, field.stride, field.size
+
+    @property
+    def pyramid_channels(self) -> tuple[int, ...]:
+        """The widths."""
+        return self.widths
+
+    def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of the three stages, of strides 4, 8 and 8."""
+        maps = [self.stem(2 * x - 1)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return tuple(maps[1:])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features (B, widths[2], ceil(H / 8), ceil(W / 8)) of images (B, 1, H, W) in [0, 1]."""
-        return self.stages(self.stem(2 * x - 1))
+        return self.pyramid(x)[-1]

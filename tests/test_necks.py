@@ -1,0 +1,293 @@
+"""A neck does nothing until it is trained, and each then does what its page says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from fakes import fake_site, fake_trainer
+from hilum.models import NECKS
+from hilum.models.classifier import LocalizingClassifier, build_model
+from hilum.models.neck.base import Neck
+from hilum.models.neck.cross_scale_graph import CrossScaleGraph
+from hilum.models.neck.triple_attention import ChannelAttention, ElementAttention, ScaleAttention, TripleAttention
+from hilum.training.state import copy_state
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "none": [{}],
+    "cross_scale_graph": [
+        {},
+        {"mirror": True},
+        {"edges": "random", "mirror": True},
+        {"edges": "uniform"},
+        {"scales": "one", "neighbours": 2},
+    ],
+    "triple_attention": [{"reduction": 1}, {"scale": False, "reduction": 2}, {"channel": False, "element": False}],
+}
+CASES = [pytest.param(name, options, id=f"{name}-{options}") for name, many in VARIANTS.items() for options in many]
+TRAINED = [case for case in CASES if case.values[0] != "none"]
+
+
+@pytest.fixture(autouse=True)
+def _own_random_state() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def build(name: str, options: dict[str, Any]) -> LocalizingClassifier:
+    backbone = {"name": "residual", "widths": (4, 8, 8)}
+    return build_model(backbone, {"name": "linear_softmax"}, 2, 0, {"name": name, **options})
+
+
+def gates(model: nn.Module) -> list[nn.Parameter]:
+    return [p for name, p in model.named_parameters() if name.rpartition(".")[2] in ("gamma", "gate")]
+
+
+def test_every_registered_neck_is_tested() -> None:
+    assert set(VARIANTS) == set(NECKS)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize("size", [(48, 64), (56, 40), (8, 8)])
+def test_before_training_logits_and_maps_are_those_without_it(
+    name: str, options: dict[str, Any], size: tuple[int, int]
+) -> None:
+    images = torch.rand(3, 1, *size)
+    plain, model = build("none", {}).eval()(images), build(name, options).eval()(images)
+    assert torch.equal(plain.logits, model.logits)
+    assert torch.equal(plain.maps, model.maps)
+
+
+@pytest.mark.parametrize(("name", "options"), TRAINED)
+def test_it_has_an_effect_once_its_gates_open_and_every_weight_learns(name: str, options: dict[str, Any]) -> None:
+    model, images = build(name, options), torch.rand(2, 1, 48, 64)
+    before = model(images).logits.detach()
+    with torch.no_grad():
+        for gate in gates(model):
+            gate.fill_(0.5)
+        model.head.weight.normal_()
+    model(images).logits.sum().backward()
+    assert not torch.allclose(model(images).logits, before)
+    still = {n for n, p in model.neck.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    last_bias = {"edge.2.bias"}  # of a softmax, which does not change with it
+    embedding = {"embed.weight", "embed.bias"} if options.get("edges") == "uniform" else set()
+    assert still - last_bias == embedding
+
+
+@pytest.mark.parametrize(("name", "options"), TRAINED)
+def test_it_trains_and_its_tensors_are_averaged_with_the_trunk(name: str, options: dict[str, Any]) -> None:
+    model = build(name, options)
+    start = copy_state(model)
+    groups = model.state_groups()
+    assert set(groups) == {key for key, tensor in start.items() if tensor.is_floating_point()}
+    assert {group for key, group in groups.items() if key.startswith("neck.")} == {"trunk"}
+    fit = fake_trainer(fake_site("a", size=32), model=model, updates=3).fit(start, 1, np.array([0.5, 0.5]))
+    moved = [key for key in start if key.rpartition(".")[2] in ("gamma", "gate")]
+    assert moved
+    assert all(not torch.equal(start[key], fit.state[key]) for key in moved)
+
+
+def test_no_neck_has_no_weights_and_the_others_leave_the_seeds_weights_alone() -> None:
+    plain = build("none", {}).state_dict()
+    assert not [key for key in plain if key.startswith("neck")]
+    for name, many in VARIANTS.items():
+        state = build(name, many[0]).state_dict()
+        assert all(torch.equal(state[key], tensor) for key, tensor in plain.items())
+
+
+def test_what_a_hospital_tells_of_its_features_is_what_the_head_reads() -> None:
+    model = build("cross_scale_graph", {})
+    trainer = fake_trainer(fake_site("a", size=32), model=model)
+    with torch.no_grad():
+        gates(model)[0].fill_(5.0)
+    state = copy_state(model)
+    told = trainer.feature_moments(state)
+    images = torch.cat([batch.images for batch in trainer.train_examples.chunks(99, None)])
+    with torch.no_grad():
+        read = model.eval().features(images).mean((0, 2, 3))
+    torch.testing.assert_close(torch.from_numpy(told.mean).float(), read, rtol=1e-4, atol=1e-5)
+
+
+def graph(channels: int = 16, **options: Any) -> CrossScaleGraph:
+    neck = NECKS.load("cross_scale_graph")((channels,), **options)
+    neck.gamma.data.fill_(1.0)
+    return neck
+
+
+def asked(neck: CrossScaleGraph, fine: Tensor) -> Tensor:
+    """Cells that every cell asks, (B, N, k)."""
+    found: list[Tensor] = []
+    whole = neck._index
+    neck._index = lambda *given: found.append(whole(*given)) or found[-1]  # type: ignore[method-assign, func-returns-value]
+    neck(fine)
+    return found[0]
+
+
+def test_a_texture_finds_its_own_copy_at_the_coarser_scale() -> None:
+    """Card 6, smallest proof (i): recall of the coarse copy among the k neighbours is far above k / N."""
+    fine = torch.randn(20, 16, 16, 16)
+    small = torch.randn(20, 16, 3, 3)
+    fine[:, :, :3, :3] = small
+    fine[:, :, 8:14, 8:14] = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    index = asked(graph(), fine).view(20, 16, 16, 5)
+    rows, columns = torch.meshgrid(torch.arange(3), torch.arange(3), indexing="ij")
+    copies = (4 + rows) * 8 + 4 + columns
+    recall = (index[:, :3, :3] == copies[None, :, :, None]).any(3).float().mean()
+    assert float(recall) > 0.9
+    random = asked(graph(edges="random"), fine).view(20, 16, 16, 5)
+    assert float((random[:, :3, :3] == copies[None, :, :, None]).any(3).float().mean()) < 0.3
+
+
+def test_the_graph_is_its_formula() -> None:
+    """Cell by cell, with loops, for the nearest neighbour and the mirrored cell."""
+    neck, fine = graph(4, neighbours=1, width=3, mirror=True), torch.randn(1, 4, 2, 4)
+    coarse = nn.functional.avg_pool2d(fine, 2)
+    expected = fine.clone()
+
+    def vector(m: Tensor, layer: nn.Module) -> Tensor:
+        return layer(m).flatten(2)[0].T
+
+    e_fine, e_coarse = (nn.functional.normalize(vector(m, neck.embed), dim=1) for m in (fine, coarse))
+    v_fine, v_coarse = vector(fine, neck.value), vector(coarse, neck.value)
+    for row in range(2):
+        for column in range(4):
+            query = e_fine[row * 4 + column]
+            nearest = int((e_coarse - query).norm(dim=1).argmin())
+            mirrored = row * 4 + 3 - column
+            towards = [
+                ((nearest + 0.5) / 2 - (column + 0.5) / 4, 0.5 - (row + 0.5) / 2, 1.0),
+                ((3.5 - column) / 4 - (column + 0.5) / 4, 0.0, 0.0),
+            ]
+            others = torch.stack([e_coarse[nearest], e_fine[mirrored]])
+            edges = neck.edge(torch.cat([(others - query).abs(), torch.tensor(towards)], 1)).softmax(0)
+            message = (edges * torch.stack([v_coarse[nearest], v_fine[mirrored]])).sum(0)
+            expected[0, :, row, column] += neck.out(message.view(1, -1, 1, 1)).flatten()
+    torch.testing.assert_close(neck(fine), expected)
+
+
+def test_one_scale_asks_other_cells_of_the_same_map() -> None:
+    fine = torch.randn(2, 16, 4, 4)
+    index = asked(graph(scales="one"), fine)
+    assert int(index.max()) < 16
+    assert not bool((index == torch.arange(16)[None, :, None]).any())
+    assert asked(graph(scales="one"), torch.randn(1, 16, 1, 1)).tolist() == [[[0]]]
+    assert asked(graph(neighbours=9), torch.randn(1, 16, 4, 4)).shape == (1, 16, 4)
+
+
+def test_the_mirrored_cell_is_in_the_other_lung() -> None:
+    index = asked(graph(mirror=True), torch.randn(1, 16, 2, 4))
+    assert (index[0, :, -1] - 2).view(2, 4).tolist() == [[3, 2, 1, 0], [7, 6, 5, 4]]
+
+
+def test_random_neighbours_are_the_same_for_every_image() -> None:
+    first, second = asked(graph(edges="random"), torch.randn(2, 16, 8, 8))
+    assert torch.equal(first, second)
+    assert len(first[0].unique()) == 5
+
+
+def test_uniform_edges_weigh_neighbours_alike() -> None:
+    neck, fine = graph(edges="uniform", neighbours=2), torch.randn(1, 16, 4, 4)
+    index = asked(neck, fine)[0]
+    values = neck.value(nn.functional.avg_pool2d(fine, 2)).flatten(2)[0].T
+    message = values[index].mean(1).T.view(1, -1, 4, 4)
+    torch.testing.assert_close(neck(fine), fine + neck.out(message))
+
+
+def test_scale_attention_turns_to_the_scale_that_shows_the_lesion() -> None:
+    """Card 21: small lesions show in the fine map alone, large ones in the coarse; labels say only whether."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(count: int) -> tuple[list[Tensor], Tensor, Tensor]:
+        label = torch.arange(count) % 2
+        small = torch.rand(count, generator=generator) < 0.5
+        fine = 0.5 * torch.randn(count, 4, 8, 8, generator=generator)
+        coarse = 0.5 * torch.randn(count, 4, 4, 4, generator=generator)
+        # What tells the size is there in every image; what tells a lesion, in one map alone. The other map misleads.
+        fine[:, 0] += torch.where(small, 3.0, -3.0)[:, None, None]
+        shown = (2.0 * label - 1)[:, None, None]
+        wrong = (2.0 * torch.randint(0, 2, (count,), generator=generator) - 1)[:, None, None]
+        fine[:, 1] += torch.where(small[:, None, None], shown, wrong)
+        coarse[:, 1] += torch.where(small[:, None, None], wrong, shown)
+        return [fine, coarse], label.float(), small
+
+    attention, head = ScaleAttention((4, 4)), nn.Linear(4, 1)
+    attention.gate.data.fill_(1.0)
+
+    def chosen(maps: list[Tensor]) -> Tensor:
+        return (attention(*maps)[0] - maps[-1]).mean((2, 3))
+
+    optimizer = torch.optim.Adam([*attention.parameters(), *head.parameters()], 3e-2)
+    maps, label, _ = draw(256)
+    for _ in range(100):
+        loss = nn.functional.binary_cross_entropy_with_logits(head(chosen(maps))[:, 0], label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    maps, label, small = draw(256)
+    _, alpha = attention(*maps)
+    torch.testing.assert_close(alpha.sum(1), torch.ones(256))
+    assert roc_auc_score(small.numpy(), alpha[:, 0].detach().numpy()) > 0.8
+
+
+def test_channel_and_element_attention_are_their_formulas() -> None:
+    z = torch.randn(2, 8, 3, 4)
+    channel, element = ChannelAttention(8, 4), ElementAttention(8, 4)
+    for module in (channel, element):
+        module.gate.data.normal_()
+    w1, w2 = channel.weigh[0], channel.weigh[2]
+    weights = (
+        torch.relu(z.mean((2, 3)) @ w1.weight.flatten(1).T + w1.bias) @ w2.weight.flatten(1).T + w2.bias
+    ).sigmoid()
+    out, given = channel(z)
+    torch.testing.assert_close(given, weights)
+    torch.testing.assert_close(out, z * (1 + channel.gate * weights[:, :, None, None]))
+    out, mask = element(z)
+    assert mask.shape == (2, 1, 3, 4)
+    torch.testing.assert_close(out, z * (1 + element.gate * mask))
+
+
+@pytest.mark.parametrize("gate", [0.0, 0.5])
+def test_what_a_cell_sees_behind_triple_attention(gate: float) -> None:
+    """Element attention sees its neighbours; channel and scale attention, as their page says, the whole image."""
+    maps = [torch.randn(1, 4, 8, 8), torch.randn(1, 8, 8, 8)]
+    others = [m.clone() for m in maps]
+    for m in others:
+        m[..., 0, 0] += 5.0
+
+    def far(neck: Neck) -> float:
+        for parameter in gates(neck):
+            parameter.data.fill_(gate)
+        with torch.no_grad():
+            change = neck(*maps[-neck.maps :]) - neck(*others[-neck.maps :])
+        return float(change.abs()[..., 2:, 2:].max())
+
+    def attention(**on: bool) -> Neck:
+        return TripleAttention((4, 8), **({"channel": False, "element": False, "scale": False} | on))
+
+    assert far(attention(element=True)) == 0
+    assert (far(attention(channel=True)) > 0) == (gate > 0)
+    assert (far(attention(scale=True)) > 0) == (gate > 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("cross_scale_graph", {"neighbours": 0}, "expected neighbours of at least 1; found 0"),
+        ("cross_scale_graph", {"width": 0}, "expected width of at least 1; found 0"),
+        ("cross_scale_graph", {"edges": "none"}, "expected edges among learned, uniform, random; found 'none'"),
+        ("cross_scale_graph", {"scales": 2}, "expected scales among two, one; found '2'"),
+        ("triple_attention", {"channel": False, "element": False, "scale": False}, "expected at least one of channel"),
+        ("triple_attention", {"reduction": 0}, "expected a reduction of at least 1; found 0"),
+        ("triple_attention", {}, "expected a backbone of several maps for scale attention"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(name: str, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=f"^{told}"):
+        NECKS.load(name)((8,), **options)
