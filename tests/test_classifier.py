@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from fakes import tiny_model
 from hilum.errors import UnknownName
@@ -16,12 +17,20 @@ from hilum.training.state import fingerprint
 TRUNKS: dict[str, dict[str, Any]] = {
     "residual": {"widths": (4, 4, 8)},
     "efficientnet_lite0": {"blocks": 3, "pretrained": False, "frozen_blocks": 1},
+    "cbr": {"channels": (4, 8), "kernel": 3, "output_stride": 4},
+    "tuberculosis_net": {},
+    "densenet121": {"blocks": 1},
+    "resnet": {"depth": 10, "stages": 1},
+    "patch_bag": {"trunk": {"name": "residual", "widths": (4, 4, 8)}, "size": 16},
 }
 FINDINGS = 5
-PAIRS = [(trunk, pooling) for trunk in BACKBONES for pooling in POOLINGS]
+OTHER_POOLINGS = [("residual", pooling) for pooling in POOLINGS if pooling != "gated_attention"]
+PAIRS = [*((trunk, "gated_attention") for trunk in BACKBONES), *OTHER_POOLINGS]
 
 
 def build(trunk: str, pooling: str, seed: int = 0) -> LocalizingClassifier:
+    if trunk in ("densenet121", "resnet"):
+        pytest.importorskip("monai")
     return build_model({"name": trunk, **TRUNKS[trunk]}, {"name": pooling}, FINDINGS, seed)
 
 
@@ -38,7 +47,8 @@ def test_every_floating_tensor_has_one_group(trunk: str, pooling: str) -> None:
     assert {n for n, g in groups.items() if g == "norm_affine"} == {
         n for n in learned if n.rpartition(".")[0] + ".running_mean" in state
     }
-    assert all(state[name].dim() == 4 or "pooling" in name for name, group in groups.items() if group == "trunk")
+    convolutions = {n for n, m in model.backbone.named_modules(prefix="backbone") if isinstance(m, nn.Conv2d)}
+    assert {n.rpartition(".")[0] for n, g in groups.items() if g == "trunk" and "pooling" not in n} == convolutions
 
 
 def test_a_finding_reads_and_writes_its_own_rows_alone() -> None:

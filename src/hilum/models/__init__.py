@@ -7,6 +7,11 @@ BACKBONES = Registry(
     {
         "residual": "hilum.models.backbones.residual:ResidualTrunk",
         "efficientnet_lite0": "hilum.models.backbones.efficientnet:EfficientNetLite0",
+        "cbr": "hilum.models.backbones.cbr:CBR",
+        "tuberculosis_net": "hilum.models.backbones.tuberculosis_net:TuberculosisNet",
+        "densenet121": "hilum.models.backbones.densenet121:DenseNet121",
+        "resnet": "hilum.models.backbones.resnet:ResNet",
+        "patch_bag": "hilum.models.backbones.patch_bag:PatchBag",
     },
 )
 
