@@ -40,6 +40,7 @@ class FakeNode:
     answer: Answer
     connected: Callable[[float], bool] = lambda now: True
     registered: str = ""
+    came: Callable[[float], str] = lambda now: ""
 
 
 @dataclass
@@ -55,7 +56,10 @@ class FakeGrid:
         return [number for number, node in self.nodes.items() if node.connected(self.time.now)]
 
     def get_nodes(self) -> list[Any]:
-        return [SimpleNamespace(node_id=k, name=n.registered) for k, n in self.nodes.items()]
+        return [
+            SimpleNamespace(node_id=k, name=n.registered, last_activated_at=n.came(self.time.now))
+            for k, n in self.nodes.items()
+        ]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         ids = []

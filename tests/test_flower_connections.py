@@ -19,7 +19,7 @@ from hilum.study.flower.keys import Authority, certificate_pem, key_pem, new_aut
 from hilum.study.flower.local import LocalFederation
 from hilum.study.flower.processes import Started, call, environment, free_port, start, wait_for_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.flower]
 
 CONTROL = ("list-runs", "start-run", "stop-run", "register-node", "list-nodes", "stream-logs")
 CLOSED = (

@@ -28,7 +28,7 @@ from hilum.study.watch import read_progress
 from hilum.training.state import fingerprint, load_state
 from hospitals import hilum
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.flower]
 
 PATIENCE = 600  # s; on a busy machine an exchange takes minutes
 TWO = """\

@@ -231,6 +231,20 @@ def test_a_node_that_comes_back_is_used_again() -> None:
     assert isinstance(next(runtime(grid, "a", absent=90.0).exchange(tasks)), Reply)
 
 
+def test_a_node_that_was_restarted_unseen_is_sent_its_task_again() -> None:
+    asked = []
+
+    def once_restarted(message: Message) -> RecordDict | None:
+        asked.append(message.metadata.message_id)
+        return saying(reply("a"))(message) if len(set(asked)) == 2 else None  # type: ignore[return-value]
+
+    time = Time()
+    grid = FakeGrid({1: FakeNode("a", once_restarted, came=lambda now: "later" if now > 50 else "first")}, time)
+    tasks = {"a": Task("train", 3, {"weight": torch.zeros(2)})}
+    assert isinstance(next(runtime(grid, "a").exchange(tasks)), Reply)
+    assert 50 < time.now < 60
+
+
 def test_a_site_that_two_nodes_claim_is_not_asked() -> None:
     grid = FakeGrid({k: FakeNode("a", saying(reply("a"))) for k in (1, 2)}, Time())
     (lost,) = runtime(grid, "a", absent=10.0).exchange({"a": Task("train", 3)})

@@ -21,7 +21,7 @@ from hilum.study.spec import load_study
 from hilum.training.state import fingerprint, load_state
 from hospitals import hilum
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.flower]
 
 SECONDS = 900
 NODES = f"num-supernodes={len(SITES)} client-resources-num-cpus=1 init-args-num-cpus=2"

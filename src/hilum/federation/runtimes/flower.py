@@ -117,11 +117,17 @@ class Nodes:
 
     def _registered(self) -> dict[int, str]:
         """Return the names under which the link's administrator has registered the keys of the nodes, where told."""
+        return {node.node_id: node.name for node in self._told() if node.name}
+
+    def came(self) -> dict[int, str]:
+        """Return since when the link knows each node to be there, where told."""
+        return {node.node_id: node.last_activated_at for node in self._told()}
+
+    def _told(self) -> list[Any]:
         try:
-            told: Iterable[Any] = self.grid.get_nodes()  # type: ignore[attr-defined]
+            return list(self.grid.get_nodes())  # type: ignore[attr-defined]
         except (AttributeError, NotImplementedError):
-            return {}
-        return {node.node_id: node.name for node in told if node.name}
+            return []
 
 
 def _told_site(reply: Message) -> str:
@@ -161,6 +167,15 @@ class FlowerRuntime:
             yield exchange.answers.pop(site)
 
 
+@dataclass(frozen=True)
+class Sent:
+    """A task on its way: to which site's node, and since when that node was there."""
+
+    site: str
+    node: int
+    came: str | None
+
+
 class Exchange:
     """Tasks on their way: those not sent yet, those that wait for a reply, and the answers that nobody took yet."""
 
@@ -169,7 +184,7 @@ class Exchange:
         self.started = nodes.clock.now()
         self.open = set(tasks)
         self.unsent = dict.fromkeys(tasks, self.started)  # site → since when
-        self.pending: dict[str, str] = {}  # message id → site
+        self.pending: dict[str, Sent] = {}  # by message id
         self.attempts: Counter[str] = Counter()
         self.answers: dict[str, Reply | Lost] = {}
         self.replies = 0
@@ -180,23 +195,38 @@ class Exchange:
         with suppress(httpx.HTTPError):  # a link that is busy for a moment is asked again
             self._send()
             for message in self.nodes.grid.pull_messages(list(self.pending)) if self.pending else ():
-                site = self.pending.pop(message.metadata.reply_to_message_id, None)
-                if site is not None:
-                    self._receive(site, message)
+                sent = self.pending.pop(message.metadata.reply_to_message_id, None)
+                if sent is not None:
+                    self._receive(sent.site, message)
+            self._send_anew()
         self._give_up()
         return before != (len(self.open), len(self.pending))
 
     def _send(self) -> None:
         if not self.unsent:
             return
-        connected = self.nodes.connected()
+        connected, came = self.nodes.connected(), self.nodes.came()
         sites = [site for site in sorted(self.unsent) if site in connected]
         messages = [self._message(site, connected[site]) for site in sites]
         for site, message_id in zip(sites, self.nodes.grid.push_messages(messages) if messages else (), strict=True):
             if message_id:
-                self.pending[message_id] = site
+                self.pending[message_id] = Sent(site, connected[site], came.get(connected[site]))
                 self.attempts[site] += 1
                 del self.unsent[site]
+
+    def _send_anew(self) -> None:
+        """Find the tasks of nodes that have come anew: they know of none, and the link may not have seen them gone."""
+        came = self.nodes.came() if self.pending else {}
+        for message_id, sent in list(self.pending.items()):
+            if came.get(sent.node, sent.came) != sent.came:
+                del self.pending[message_id]
+                self._again(sent.site, REASONS[5])
+
+    def _again(self, site: str, reason: str) -> None:
+        if self.attempts[site] < self.nodes.limits.attempts:
+            self.unsent[site] = self.nodes.clock.now()
+        else:
+            self._settle(site, Lost(site, f"{reason}, {self.attempts[site]} times in a row."))
 
     def _message(self, site: str, node: int) -> Message:
         task = self.tasks[site]
@@ -207,11 +237,8 @@ class Exchange:
     def _receive(self, site: str, message: Message) -> None:
         if not message.has_error():
             self._settle(site, self._answer(site, message.content))
-        elif self.attempts[site] < self.nodes.limits.attempts:
-            self.unsent[site] = self.nodes.clock.now()
         else:
-            reason = REASONS.get(message.error.code, "its node reports an error")
-            self._settle(site, Lost(site, f"{reason}, {self.attempts[site]} times in a row."))
+            self._again(site, REASONS.get(message.error.code, "its node reports an error"))
 
     def _answer(self, site: str, records: RecordDict) -> Reply | Lost:
         try:
@@ -241,4 +268,4 @@ class Exchange:
         self.replies += isinstance(answer, Reply)
         self.open.discard(site)
         self.unsent.pop(site, None)
-        self.pending = {message_id: name for message_id, name in self.pending.items() if name != site}
+        self.pending = {message_id: sent for message_id, sent in self.pending.items() if sent.site != site}
