@@ -41,7 +41,7 @@ def examples(count: int, size: int) -> Examples:
 def plain_loop(model: LocalizingClassifier, data: Examples, updates: int, batch: int) -> None:
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    for drawn in data.draw(updates, batch, 1.0, np.random.default_rng(0)):
+    for drawn in data.draw(updates * batch, batch, 1.0, np.random.default_rng(0)):
         loss = F.binary_cross_entropy_with_logits(model(drawn.images).logits, drawn.targets)
         optimizer.zero_grad()
         loss.backward()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -113,4 +113,4 @@ class ByHand:
             replies.append(reply)
         tally = self.strategy.collect(self.server, replies, {name: self.server.counts[name] for name in names})
         after = self.strategy.step(self.server, tally)
-        self.server = ServerState(self.server.round + 1, after.state, after.extra, after.counts)
+        self.server = replace(after, round=self.server.round + 1)

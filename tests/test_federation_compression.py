@@ -323,6 +323,16 @@ def test_what_a_site_trains_from_its_own_values_is_sent_as_it_is(spec: dict[str,
     assert apart < 0.05
 
 
+@pytest.mark.parametrize("name", ["bf16", "int8", "top_k"])
+def test_rows_that_are_nobodys_own_learn_in_steps_below_the_spacing_of_bfloat16(name: str) -> None:
+    method, start = build_compression(FederationSpec.model_validate({"compression": name}), GROUPS), dict(START)
+    for _ in range(200):
+        after = start | {"head.bias": start["head.bias"] + 2e-4}
+        sent, _ = method.encode(after, start, {})
+        start = method.decode(sent, start)
+    torch.testing.assert_close(start["head.bias"], START["head.bias"] + 0.04, rtol=0, atol=1e-5)
+
+
 def test_weights_that_are_not_finite_reach_the_server_as_such_and_never_the_residual() -> None:
     method = compression({"name": "top_k"})
     _, residual = method.encode(moved(START), START, {})

@@ -132,7 +132,7 @@ COUNTS = {
 TOLD: dict[str, Callable[[int], State]] = {
     "fednova": lambda k: {"steps": torch.tensor(2.0 + k)},
     "scaffold": lambda k: {f"control/{n}": torch.full_like(tiny_model().state_dict()[n], 0.1 * k) for n in WEIGHTS},
-    "iil": lambda k: {"loss": torch.tensor(0.5 - k), "visit": torch.tensor(1), "last": torch.tensor(False)},
+    "iil": lambda k: {"visit": torch.tensor(1), "better": torch.tensor(1), "ends": torch.tensor(0)},
 }
 
 

@@ -102,9 +102,10 @@ def test_a_site_joins_late_and_another_leaves(tmp_path: Path) -> None:
     assert ["".join(sorted(record["train_loss"])) for record in records] == ["ab", "ab", "abc", "bc"]
     assert ["".join(sorted(record["validation_loss"])) for record in records] == ["ab", "ab", "abc", "bc"]
     assert set(server.counts) == set("abc")
-    weights = Scaffold(GROUPS).weights(server.counts)
+    assert server.present == ("b", "c")
+    weights = Scaffold(GROUPS).weights(server.members())
     name = "backbone.stem.0.weight"
-    mean = sum(weights[site].trunk * kept(tmp_path, server, site)[CONTROL + name] for site in "abc")
+    mean = sum(weights[site].trunk * kept(tmp_path, server, site)[CONTROL + name] for site in "bc")
     torch.testing.assert_close(server.extra[CONTROL + name], mean, rtol=1e-5, atol=1e-7)
 
 
@@ -292,10 +293,11 @@ def test_memory_keeps_what_may_be_gone_on_from_and_no_more(tmp_path: Path) -> No
 # Epochs and schedules
 
 
-def test_two_epochs_see_every_image_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("batch", "updates"), [(4, 6), (5, 6), (12, 2), (64, 2)])
+def test_two_epochs_see_every_image_twice(batch: int, updates: int) -> None:
     site = fake_site("a", train=12)
     seen: Counter[bytes] = Counter()
-    trainer = fake_trainer(site, updates=None, epochs=2, batch=4)
+    trainer = fake_trainer(site, updates=None, epochs=2, batch=batch)
     images = trainer.train_examples.sources[0][0].images
 
     def watched(rows: Any) -> Any:
@@ -304,7 +306,7 @@ def test_two_epochs_see_every_image_twice(tmp_path: Path, monkeypatch: pytest.Mo
         return found
 
     object.__setattr__(site, "images", watched)
-    trainer.fit(copy_state(tiny_model()), 1, np.array([0.5, 0.5]))
+    assert trainer.fit(copy_state(tiny_model()), 1, np.array([0.5, 0.5])).updates == updates
     assert set(seen.values()) == {2}
     assert len(seen) == 12
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 import torch
 
 from fakes import Hospitals, fake_site, fake_trainer, tensors_of, tiny_model
-from hilum.federation.messages import LabelCounts, ServerState, counts_of
+from hilum.federation.messages import counts_of
 from hilum.federation.strategies.fedavg import FedAvg
-from hilum.federation.strategies.scaffold import CONTROL, Controlled, Scaffold
+from hilum.federation.strategies.scaffold import CONTROL, SINCE, Controlled, Scaffold
 from hilum.models.classifier import LocalizingClassifier
 from hilum.training.losses.masked_bce import masked_bce
 from hilum.training.optimizers import OptimizerPlan
@@ -71,9 +72,9 @@ def test_the_optimum_of_two_bowls_is_reached_with_momentum_and_clipping(momentum
 
 
 def weighted_sum(run: ByHand) -> torch.Tensor:
-    weights = run.strategy.weights(run.server.counts)
+    weights = run.strategy.weights(run.server.members())
     zero = torch.zeros(1, dtype=torch.float64)
-    kept = {name: run.kept.get(name, {}).get(CONTROL + "w", zero) for name in run.server.counts}
+    kept = {name: run.kept.get(name, {}).get(CONTROL + "w", zero) for name in run.server.members()}
     return sum((weights[name].trunk * tensor for name, tensor in kept.items()), zero)
 
 
@@ -93,31 +94,42 @@ def test_the_servers_variate_is_the_mean_of_the_sites_whoever_is_asked(asked: in
     assert max(abs(float(kept[CONTROL + "w"])) for kept in run.kept.values()) > 1
 
 
-def test_a_site_that_joins_late_leaves_the_variate_the_mean_and_the_optimum_is_reached() -> None:
+def regrouped(run: ByHand, sites: list[StandIn]) -> None:
+    """Let these sites be there from now on."""
+    run.sites = {site.name: site for site in sites}
+    new = {site.name: counts_of(site.train_examples) for site in sites if site.name not in run.server.counts}
+    joined = run.strategy.join(run.server, new)  # type: ignore[arg-type]
+    run.server = run.strategy.regroup(replace(joined, present=tuple(sorted(run.sites))))
+
+
+def optimum(sites: list[StandIn]) -> float:
+    """Where the mean of the bowls of ``many`` is lowest."""
+    weights = Scaffold(GROUPS).weights({site.name: counts_of(site.train_examples) for site in sites})  # type: ignore[misc]
+    bowls = ["abcdefg".index(site.name) for site in sites]
+    pulls = np.array([weights[site.name].trunk * (k + 1) for site, k in zip(sites, bowls, strict=True)])
+    return float((pulls * 2.0 * np.array(bowls)).sum() / pulls.sum())
+
+
+def test_sites_come_and_go_and_the_optimum_is_that_of_those_who_are_there() -> None:
     sites = many(4)
     run = ByHand.of(Scaffold(GROUPS), sites[:2], [1.0])
-    for _ in range(5):
-        run.round()
-    for late in sites[2:]:
-        run.sites = {**run.sites, late.name: late}
-        run.server = run.strategy.join(run.server, {late.name: counts_of(late.train_examples)})  # type: ignore[arg-type]
-        assert abs(float(run.server.extra[CONTROL + "w"] - weighted_sum(run))) < 1e-6
-        run.round()
-    for _ in range(60):
-        run.round()
-    p = np.array([run.strategy.weights(run.server.counts)[name].trunk for name in "abcd"])
-    pulls, middles = p * np.arange(1, 5), 2.0 * np.arange(4)
-    assert float(run.w) == pytest.approx((pulls * middles).sum() / pulls.sum(), abs=1e-5)
+    for there in (sites[:2], sites[:3], sites, sites[1:], [sites[0], sites[3]]):
+        regrouped(run, there)
+        assert float(run.server.extra.get(CONTROL + "w", torch.zeros(1))) == 0
+        for _ in range(60):
+            run.round()
+            assert abs(float(run.server.extra[CONTROL + "w"] - weighted_sum(run))) < 1e-6
+        assert float(run.w) == pytest.approx(optimum(there), abs=1e-5)
 
 
-def test_head_rows_join_by_who_labels_them() -> None:
-    """A row that a new site does not label keeps its variate; one that it does shrinks by the new share."""
-    counts = {n: LabelCounts(10, np.array(known), np.array([1, 1])) for n, known in (("a", [4, 4]), ("b", [12, 0]))}
-    strategy = Scaffold({"head.weight": "head"}, tau=1.0)
-    server = strategy.join(ServerState(0, {"head.weight": torch.zeros(2, 3)}), {"a": counts["a"]})
-    server.extra[CONTROL + "head.weight"] = torch.ones(2, 3)
-    joined = strategy.join(server, {"b": counts["b"]})
-    assert joined.extra[CONTROL + "head.weight"].tolist() == [[0.25] * 3, [1.0] * 3]
+def test_what_stays_at_the_sites_is_not_corrected(tmp_path: Path) -> None:
+    """A row of one's own has an optimum of its own, from which the others' gradients would pull it."""
+    strategy = Scaffold(TINY, head="site", normalization="local")
+    federation = Hospitals.of(tmp_path, strategy, fake_site("a"), fake_site("b", seed=1))
+    server, _ = federation.rounds(2)
+    trunk = {CONTROL + name for name, group in TINY.items() if group == "trunk"}
+    assert {name for name in server.extra if name.startswith(CONTROL)} == trunk
+    assert {name for name in federation.kept("a") if name.startswith(CONTROL)} == trunk
 
 
 def test_a_sites_variate_is_the_mean_of_its_raw_gradients(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -137,7 +149,7 @@ def test_a_sites_variate_is_the_mean_of_its_raw_gradients(monkeypatch: pytest.Mo
     server, _ = federation.rounds(1, server)
     for number, site in enumerate("ab"):
         kept, own = federation.kept(site), seen[3 * number : 3 * number + 3]
-        assert set(kept) == {CONTROL + name for name in WEIGHTS}
+        assert set(kept) == {CONTROL + name for name in WEIGHTS} | {SINCE}
         for name in WEIGHTS:
             torch.testing.assert_close(kept[CONTROL + name], sum(g[name] for g in own) / 3, rtol=1e-5, atol=1e-7)
     assert max(float(tensor.abs().max()) for tensor in kept.values()) > 0.01  # ten times what clipping lets through

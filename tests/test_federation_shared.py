@@ -120,7 +120,7 @@ def test_size_is_the_share_of_all_training_images_and_the_draw_is_in_proportion(
         drawn = worker.trainer.drawn_examples
         own, beside = (len(rows) for _, rows in drawn.sources)
         plan = worker.trainer.plan
-        batches = drawn.draw(500, 8, plan.tau, np.random.default_rng(0), plan.weighting)
+        batches = drawn.draw(500 * 8, 8, plan.tau, np.random.default_rng(0), plan.weighting)
         share = float(np.mean([batch.source.numpy().mean() for batch in batches]))
         assert share == pytest.approx(beside / (own + beside), abs=0.02)
 

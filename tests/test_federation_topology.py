@@ -237,6 +237,15 @@ def test_absent_sites_keep_their_models_and_a_lost_one_mixes_the_old_one() -> No
     torch.testing.assert_close(after.state["trunk"], everybody.mean(0), rtol=0, atol=1e-6)
 
 
+def test_a_site_that_has_left_is_no_part_of_the_mean() -> None:
+    topology, strategy = Gossip("complete"), FedAvg(GROUPS)
+    server = topology.at_server(strategy, ServerState(0, state(0), counts=COUNTS), answers(1), COUNTS, True)
+    there = {name: COUNTS[name] for name in NAMES[:3]}
+    after = topology.at_server(strategy, replace(server, present=tuple(there)), answers(2)[:3], there, True)
+    mean = torch.stack([reply.state["trunk"] for reply in answers(2)[:3]]).mean(0)
+    torch.testing.assert_close(after.state["trunk"], mean, rtol=0, atol=1e-6)
+
+
 def test_gossip_trains_where_some_sites_are_drawn_or_come_late(tmp_path: Path) -> None:
     plan = RoundsPlan(3, validate_every=1, participation=0.5)
     server, records = loop(tmp_path, Gossip({"a": ["b"], "b": ["c"]}), plan=plan, presence={"c": Presence(2)}, rounds=3)

@@ -148,16 +148,18 @@ def test_no_checkpoint_is_none_and_a_damaged_one_an_error(tmp_path: Path) -> Non
         copy_state(tiny_model()),
         {"momentum": torch.ones(3)},
         {"a": LabelCounts(3, np.array([2, 0]), np.array([1, 0]))},
+        ("a",),
         {"a": (7, 0)},
         {"a": (5, 2)},
     )
-    progress = Progress(14, 0.25, 2)
+    progress = Progress(14, {"a": 0.25}, 2)
     save_checkpoint(tmp_path, server, progress)
     saved = latest_checkpoint(tmp_path)
     assert saved is not None
     assert saved[1] == progress
     found = saved[0]
-    assert (found.round, found.taken, found.lowest) == (7, {"a": (7, 0)}, {"a": (5, 2)})
+    assert (found.round, found.present) == (7, ("a",))
+    assert (found.taken, found.lowest) == ({"a": (7, 0)}, {"a": (5, 2)})
     assert fingerprint(found.state) == fingerprint(server.state)
     assert torch.equal(found.extra["momentum"], torch.ones(3))
     assert found.counts["a"].images == 3
@@ -236,6 +238,12 @@ def test_a_bad_reply_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(TrainingError, match="Expected finite weights from 'b' in round 3"):
         run(tmp_path)
     assert [p.name for p in completed_rounds(tmp_path)] == ["round_0001", "round_0002"]
+
+
+def test_a_validation_loss_that_is_not_finite_is_refused_with_its_site() -> None:
+    counts = LabelCounts(1, np.array([1]), np.array([1]))
+    with pytest.raises(TrainingError, match="finite validation loss from 'a'"):
+        check_reply(Reply("a", 3, {}, counts, validation={"a": float("nan")}), Task("validate", 3))
 
 
 def test_moments_that_are_not_finite_are_refused_with_their_site() -> None:

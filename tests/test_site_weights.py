@@ -37,6 +37,6 @@ def test_a_pooled_draw_weighs_sites_as_a_federation_does() -> None:
     one = FakeSite("one", np.zeros((810, 2, 2), np.uint8), np.ones((810, 1)), np.full(810, "train"))
     sites = Examples.of([both, one], "train")  # type: ignore[arg-type]
     for weighting, share in (("known", 1 / 4), ("contrast", 1.0)):
-        batches = sites.draw(100, 20, 0.5, numpy_generator(0), weighting)
+        batches = sites.draw(100 * 20, 20, 0.5, numpy_generator(0), weighting)
         sources = np.concatenate([batch.source.numpy() for batch in batches])
         assert (sources == 0).mean() == pytest.approx(share, abs=0.03)

@@ -83,7 +83,7 @@ def numbered(name: str, count: int) -> FakeSite:
 
 
 def drawn(sites: Examples, updates: int, size: int, tau: float, seed: int = 0) -> list[tuple[int, int]]:
-    batches = list(sites.draw(updates, size, tau, numpy_generator(seed)))
+    batches = list(sites.draw(updates * size, size, tau, numpy_generator(seed)))
     assert [len(b.images) for b in batches] == [size] * updates
     pairs = [(int(s), round(float(i[0, 0, 0]) * 255)) for b in batches for s, i in zip(b.source, b.images, strict=True)]
     return pairs

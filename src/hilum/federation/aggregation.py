@@ -88,6 +88,10 @@ class WeightedMean:
         if other.rows is not None:
             self.rows = other.rows + (0.0 if self.rows is None else self.rows)
 
+    def weighed(self, name: str, tensor: Tensor) -> Tensor:
+        """Tell what of a tensor, in the shape that multiplies it, somebody weighs in."""
+        return self._total(name, tensor) > 0
+
     def value(self, previous: State) -> State:
         """Return the mean; what nobody weighs in, rows and integer counters, keeps its previous value."""
         result: State = {}

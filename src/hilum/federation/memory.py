@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hilum.federation.messages import NEVER, Moment
+from hilum.federation.messages import AFTER_ALL_WAVES, NEVER, Moment
 from hilum.training.state import State, load_state, save_state
 
 
@@ -27,14 +27,16 @@ class SiteMemory:
     def keep(self, now: Moment, state: State, taken: Moment = NEVER, lowest: Moment = NEVER) -> None:
         """Keep the state after the task of ``now``, and forget all but those that may be gone on from.
 
-        These are the states at ``taken``, the one before it, where the server's last checkpoint is damaged, and the one
-        at ``lowest``.
+        These are the states at ``taken``, those at the server's last two checkpoints, which end the rounds before this
+        one, and the one at ``lowest``.
         """
         before = self._kept()
         if not state and not before:
             return
         save_state(self._path(*now), state)
-        needed = [when for when in before if when <= taken][-2:] + [when for when in before if when <= lowest][-1:]
+        last = now[0] if now[1] >= AFTER_ALL_WAVES else now[0] - 1
+        ends = [min(taken, (round_, AFTER_ALL_WAVES - 1)) for round_ in (last, last - 1)]
+        needed = {max((when for when in before if when <= wanted), default=now) for wanted in (taken, lowest, *ends)}
         for when in {*before} - {now, *needed}:
             self._path(*when).unlink()
 

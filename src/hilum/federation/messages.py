@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from hilum.training.state import State
 NOBODY: NDArray[np.float64] = np.empty(0)
 Moment = tuple[int, int]  # round and wave of a task; (0, 0) is before the first
 NEVER: Moment = (0, 0)
+AFTER_ALL_WAVES = 9999  # the wave of tasks that follow the training of a round
 STATELESS = ("count", "validate")  # tasks whose reply holds no weights
 
 
@@ -94,16 +96,21 @@ class ServerState:
     """What the server knows after ``round`` rounds; ``extra`` holds a strategy's own tensors.
 
     After the last round, ``extra`` may hold, under 'heads/', what ``models.site_heads.SiteHeads`` is made of.
-    ``counts``: of every site that was ever there. ``taken``: when each site's last reply was taken; ``lowest``: the
-    same at the lowest validation loss.
+    ``counts``: of every site that was ever there; ``present``: those that are there in this round, sorted. ``taken``:
+    when each site's last reply was taken; ``lowest``: the same at the lowest validation loss.
     """
 
     round: int
     state: State
     extra: State = field(default_factory=dict)
     counts: Mapping[str, LabelCounts] = field(default_factory=dict)
+    present: tuple[str, ...] = ()
     taken: Mapping[str, Moment] = field(default_factory=dict)
     lowest: Mapping[str, Moment] = field(default_factory=dict)
+
+    def members(self) -> dict[str, LabelCounts]:
+        """Return the label counts of the sites that are there; before the first round, of all."""
+        return {site: self.counts[site] for site in self.present} if self.present else dict(self.counts)
 
 
 def check_reply(reply: Reply, task: Task) -> None:
@@ -115,6 +122,10 @@ def check_reply(reply: Reply, task: Task) -> None:
     for name, tensor in reply.extra.items():
         _check_extra(reply, task, name, tensor)
         _check_finite(reply, task, name, tensor)
+    if not all(math.isfinite(loss) for loss in reply.validation.values()):
+        raise TrainingError(
+            f"Expected a finite validation loss from '{reply.site}'; found NaN or infinity. {START_ANEW}"
+        )
     moments = reply.moments
     if moments is not None and not (np.isfinite(moments.mean).all() and np.isfinite(moments.second).all()):
         raise TrainingError(f"Expected finite feature moments from '{reply.site}'; found NaN or infinity. {START_ANEW}")

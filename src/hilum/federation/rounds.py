@@ -16,6 +16,7 @@ import numpy as np
 from hilum.errors import RunError, TrainingError
 from hilum.federation.compression.base import Compression
 from hilum.federation.messages import (
+    AFTER_ALL_WAVES,
     NEVER,
     STATELESS,
     LabelCounts,
@@ -34,7 +35,6 @@ from hilum.training.loop import smoothed_prior
 from hilum.training.state import State, load_state, save_state, write_atomically
 
 KEPT_ROUNDS = 2
-AFTER_ALL_WAVES = 9999  # the wave of tasks that follow the training of a round
 BEST = "lowest/"  # weights at the lowest validation loss so far, with early stopping
 Record = dict[str, Any]
 OnRound = Callable[[Record], None]
@@ -125,10 +125,12 @@ class Federation:
                 f"Expected at least one site in round {round_}; none is there. {_reasons(traffic)}Start the sites and "
                 "go on with --resume, or change federation.presence."
             )
+        if tuple(present) != server.present:
+            server = self.strategy.regroup(replace(server, present=tuple(present)))
         sites, wave = self.plan.participants(round_, present), 0
         while visits := self._wave(server, round_, wave, sites):
             last = not self._wave(server, round_, wave + 1, sites)
-            prior = _prior({site: server.counts[site] for site in present})
+            prior = _prior(server.members())
             tasks = {
                 site: Task(
                     "train",
@@ -146,9 +148,12 @@ class Federation:
             asked = {site: server.counts[site] for site in tasks}
             server = self.topology.at_server(self.strategy, server, self._exchange(tasks, traffic), asked, last)
             server = replace(server, taken={**server.taken, **traffic.taken})
-            if self.plan.quorum >= 1:
+            if len(visits) == len(sites):
+                answered = sum(traffic.taken.get(site) == (round_, wave) for site in visits)
+                self._require(answered, len(visits), round_, traffic)
+            elif self.plan.quorum >= 1:
                 self._require(len(traffic.losses), len(traffic.asked), round_, traffic)
-            if len(visits) < len(present) and self._due(round_):
+            if len(visits) == 1 < len(present):
                 here = self._validate(replace(server, round=round_), traffic, wave + 1)
                 traffic.visits.append({"sites": sorted(visits), "validation_loss": here})
             wave += 1
@@ -157,9 +162,6 @@ class Federation:
 
     def _wave(self, server: ServerState, round_: int, wave: int, sites: list[str]) -> Mapping[str, int]:
         return self.topology.next_wave(self.strategy, server, round_, self.plan.rounds, wave, sites)
-
-    def _due(self, round_: int) -> bool:
-        return round_ % self.plan.validate_every == 0 or round_ == self.plan.rounds
 
     def _exchange(self, tasks: Mapping[str, Task], traffic: Traffic) -> Iterator[Reply]:
         """Yield the replies of the sites, checked and decoded, and note what is lost."""
@@ -177,6 +179,7 @@ class Federation:
                 if task.kind == "train":
                     reply = self._decoded(reply, task)
                 check_reply(reply, task)
+                self.strategy.check(reply, task)
             except TrainingError as error:
                 if self.plan.quorum >= 1:
                     raise
@@ -223,8 +226,7 @@ class Federation:
                 wave=wave,
                 taken=server.taken.get(site, NEVER),
             )
-            for site in self.runtime.sites(server.round)
-            if site in server.counts
+            for site in server.members()
         }
         for reply in self._exchange(tasks, traffic):
             losses |= reply.validation
@@ -234,9 +236,9 @@ class Federation:
 
     def _close(self, server: ServerState) -> ServerState:
         """Give the sites the tasks that follow the last round."""
-        sites = [site for site in self.runtime.sites(server.round) if site in server.counts]
+        sites = list(server.members())
         for k, kind in enumerate(self.strategy.closing(len(sites))):
-            task = Task(kind, server.round, server.state, _prior(server.counts), AFTER_ALL_WAVES + k)
+            task = Task(kind, server.round, server.state, _prior(server.members()), AFTER_ALL_WAVES + k)
             tasks = {site: replace(task, taken=server.taken.get(site, NEVER)) for site in sites}
             traffic = Traffic()
             server = self.strategy.close_at_server(kind, server, self._exchange(tasks, traffic))
@@ -247,10 +249,10 @@ class Federation:
 
 @dataclass(frozen=True)
 class Progress:
-    """What the loop knows beside the server's state: updates so far, the lowest validation loss and its age."""
+    """What the loop knows beside the server's state: updates so far, the best validation losses and their age."""
 
     updates: int = 0
-    lowest: float = math.inf
+    best: Mapping[str, float] = field(default_factory=dict)
     age: int = 0
 
     def stopped(self, plan: RoundsPlan) -> bool:
@@ -264,14 +266,17 @@ class Progress:
     def validated(
         self, plan: RoundsPlan, losses: Mapping[str, float], server: ServerState
     ) -> tuple[Progress, ServerState]:
-        """Return the progress after a measurement, and the server's state with the best weights so far."""
+        """Return the progress after a measurement, and the server's state with the best weights so far.
+
+        The best are those with the lowest mean over the sources that both measurements hold: sites come and go.
+        """
         if plan.patience is None or not losses:
             return self, server
-        mean = float(np.mean(list(losses.values())))
-        if not mean < self.lowest:
+        common = losses.keys() & self.best.keys()
+        if common and not sum(losses[name] for name in common) < sum(self.best[name] for name in common):
             return replace(self, age=self.age + 1), server
         best = {BEST + name: tensor for name, tensor in server.state.items()}
-        return replace(self, lowest=mean, age=0), replace(server, extra=server.extra | best, lowest=server.taken)
+        return replace(self, best=losses, age=0), replace(server, extra=server.extra | best, lowest=server.taken)
 
 
 def _best(server: ServerState) -> ServerState:
@@ -326,12 +331,13 @@ def save_checkpoint(directory: Path, server: ServerState, progress: Progress) ->
     facts = {
         "round": server.round,
         "updates": progress.updates,
-        "lowest": progress.lowest if math.isfinite(progress.lowest) else None,
+        "best": progress.best,
         "age": progress.age,
         "counts": {
             site: {"images": c.images, "known": c.known.tolist(), "positive": c.positive.tolist()}
             for site, c in server.counts.items()
         },
+        "present": server.present,
         "taken": server.taken,
         "lowest_taken": server.lowest,
     }
@@ -359,20 +365,20 @@ def latest_checkpoint(directory: Path) -> tuple[ServerState, Progress] | None:
     if not rounds:
         return None
     facts, extra = _facts(rounds[-1]), rounds[-1] / "extra.safetensors"
-    counts = {
-        site: LabelCounts(c["images"], np.array(c["known"], np.int64), np.array(c["positive"], np.int64))
-        for site, c in facts["counts"].items()
-    }
-    server = ServerState(
-        facts["round"],
-        load_state(rounds[-1] / "server.safetensors"),
-        load_state(extra) if extra.is_file() else {},
-        counts,
-        _moments(facts["taken"]),
-        _moments(facts["lowest_taken"]),
-    )
-    lowest = math.inf if facts["lowest"] is None else facts["lowest"]
-    return server, Progress(facts["updates"], lowest, facts["age"])
+    state, own = load_state(rounds[-1] / "server.safetensors"), load_state(extra) if extra.is_file() else {}
+    try:
+        counts = {
+            site: LabelCounts(c["images"], np.array(c["known"], np.int64), np.array(c["positive"], np.int64))
+            for site, c in facts["counts"].items()
+        }
+        taken, lowest = _moments(facts["taken"]), _moments(facts["lowest_taken"])
+        server = ServerState(facts["round"], state, own, counts, tuple(facts["present"]), taken, lowest)
+        return server, Progress(facts["updates"], facts["best"], facts["age"])
+    except KeyError as error:
+        raise RunError(
+            f"Expected {error} in {rounds[-1] / 'state.json'}, which another version of hilum has written. Go on with "
+            "that version, or start the run again with another --out."
+        ) from None
 
 
 def _moments(facts: Mapping[str, list[int]]) -> dict[str, Moment]:

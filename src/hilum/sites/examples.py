@@ -60,22 +60,22 @@ class Examples:
         return Batch(images, torch.from_numpy(targets), torch.from_numpy(source))
 
     def draw(
-        self, updates: int, size: int, tau: float, rng: np.random.Generator, weighting: str = "known"
+        self, images: int, size: int, tau: float, rng: np.random.Generator, weighting: str = "known"
     ) -> Iterator[Batch]:
-        """Yield ``updates`` shuffled batches of ``size`` images.
+        """Yield so many ``images`` in shuffled batches of ``size``, the last as large as it comes.
 
         A source is drawn as often as a federation weighs it (``sites.weights.site_shares``), and each of its images
         once before any again.
         """
         counts = np.array([len(rows) for _, rows in self.sources])
         p = site_shares(counts, self.known(), self.positive(), tau, weighting)
-        source = rng.choice(len(counts), updates * size, p=p)
+        source = rng.choice(len(counts), images, p=p)
         position = np.empty_like(source)
         for k, count in enumerate(counts):
             wanted = int((source == k).sum())
             passes = [rng.permutation(count) for _ in range(-(-wanted // count))]
             position[source == k] = np.concatenate([*passes, np.empty(0, np.int64)])[:wanted]
-        for start in range(0, updates * size, size):
+        for start in range(0, images, size):
             yield self.batch(source[start : start + size], position[start : start + size])
 
     def chunks(self, size: int, limit: int | None = None) -> Iterator[Batch]:

@@ -69,8 +69,7 @@ def check_federations(study: Study, sites: Sequence[str]) -> None:
 
 def build_compression(spec: FederationSpec, groups: Mapping[str, StateGroup]) -> Compression:
     """Return what makes updates smaller; what a site trains from values of its own is no update of the server's."""
-    own = {"norm_stats": True, "norm_affine": spec.normalization == "local", "head": spec.head == "site"}
-    whole = frozenset(group for group, stays in own.items() if stays)
+    whole = build_strategy(spec, groups).private
     compression: Compression = COMPRESSIONS.load(spec.compression.name)(groups, whole, **_options(spec.compression))
     return compression
 

@@ -88,6 +88,8 @@ class FederationSpec(Section):
         name = self.strategy.name
         if name == "iil" and (self.participation < 1 or self.presence):
             raise ValueError("expected every site in every round with 'iil', which goes once around; found fewer")
+        if name == "iil" and self.patience is not None:
+            raise ValueError("expected patience as an option of 'iil', as {name: iil, patience: 5}; found a common one")
         return self
 
     @field_validator("strategy")

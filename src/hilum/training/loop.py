@@ -103,7 +103,13 @@ class LocalTrainer:
     @property
     def updates(self) -> int:
         """Updates a round."""
-        return self.plan.updates or max(1, self.plan.epochs * -(-len(self.train_examples) // self.plan.batch))
+        passes, images = self._passes()
+        return passes * -(-images // self.plan.batch)
+
+    def _passes(self) -> tuple[int, int]:
+        """Return the passes of a round and the images of each: full batches, or every image once an epoch."""
+        plan = self.plan
+        return (1, plan.updates * plan.batch) if plan.updates else (plan.epochs, len(self.train_examples))
 
     def fit(
         self,
@@ -138,10 +144,12 @@ class LocalTrainer:
         plan, offsets = self.plan, self._offsets(global_prior)
         draws = numpy_generator(self.seed, *when, "batches")
         noise = torch_generator(self.seed, *when, "augmentation")
-        for batch in self.drawn_examples.draw(self.updates, plan.batch, plan.tau, draws, plan.weighting):
-            images = plan.augmentation(batch.images.to(self.device), noise)
-            placed = replace(batch, images=images, targets=batch.targets.to(self.device))
-            yield placed, offsets[batch.source].to(self.device)
+        passes, count = self._passes()
+        for _ in range(passes):
+            for batch in self.drawn_examples.draw(count, plan.batch, plan.tau, draws, plan.weighting):
+                images = plan.augmentation(batch.images.to(self.device), noise)
+                placed = replace(batch, images=images, targets=batch.targets.to(self.device))
+                yield placed, offsets[batch.source].to(self.device)
 
     def _update(
         self,

@@ -7,12 +7,17 @@ from typing import Protocol
 
 from hilum.federation.messages import LabelCounts, Reply, ServerState, Task
 from hilum.federation.tally import Tally
+from hilum.models.classifier import StateGroup
 from hilum.training.loop import LocalTrainer
 from hilum.training.state import State
 
 
 class Strategy(Protocol):
     """A federated algorithm. It knows no runtime, no disk and no metric; what it must remember it returns."""
+
+    @property
+    def private(self) -> frozenset[StateGroup]:
+        """Groups whose values are a site's own or statistics: they are averaged, and no update is made of them."""
 
     def next_wave(
         self, server: ServerState, round_: int, rounds: int, wave: int, sites: Sequence[str]
@@ -21,6 +26,12 @@ class Strategy(Protocol):
 
     def join(self, server: ServerState, counts: Mapping[str, LabelCounts]) -> ServerState:
         """Take the label counts of sites that were never there before."""
+
+    def regroup(self, server: ServerState) -> ServerState:
+        """Take notice that other sites are there than before: those of ``server.present``."""
+
+    def check(self, reply: Reply, task: Task) -> None:
+        """Refuse a reply whose tensors of the strategy's own make no sense (``TrainingError``)."""
 
     def extra_for(self, site: str, server: ServerState) -> State:
         """Return the strategy's own tensors that a site needs."""

@@ -57,6 +57,20 @@ class FedAvg:
                     f"Expected a number of {low:g} to {high:g} for the option '{option}'; found {value!r}."
                 )
 
+    @property
+    def private(self) -> frozenset[StateGroup]:
+        """Groups whose values are a site's own or statistics: they are averaged, and no update is made of them."""
+        own: dict[StateGroup, bool] = {
+            "norm_stats": True,
+            "norm_affine": self.normalization == "local",
+            "head": self.head == "site",
+        }
+        return frozenset(group for group, stays in own.items() if stays)
+
+    def learned(self) -> list[str]:
+        """Return the tensors that are learned in common."""
+        return [name for name, group in self.groups.items() if group not in self.private]
+
     # The schedule.
 
     def next_wave(
@@ -130,6 +144,13 @@ class FedAvg:
 
     # The server's half.
 
+    def regroup(self, server: ServerState) -> ServerState:
+        """Go on as before when other sites are there."""
+        return server
+
+    def check(self, reply: Reply, task: Task) -> None:
+        """Accept all tensors of the strategy's own: there are none."""
+
     def join(self, server: ServerState, counts: Mapping[str, LabelCounts]) -> ServerState:
         """Take the label counts of sites that were never there before."""
         return replace(server, counts={**server.counts, **counts})
@@ -140,7 +161,7 @@ class FedAvg:
 
     def collect(self, server: ServerState, replies: Iterable[Reply], asked: Mapping[str, LabelCounts]) -> Tally:
         """Sum the replies up, one at a time; ``asked``: the sites that were given the task."""
-        among_asked, among_all = self.weights(asked), self.weights({**server.counts, **asked})
+        among_asked, among_all = self.weights(asked), self.weights({**server.members(), **asked})
         tally = Tally(self.groups)
         for reply in replies:
             self.count(tally, server, reply, among_asked[reply.site], among_all[reply.site])
@@ -159,7 +180,7 @@ class FedAvg:
         """Take the statistics of the mixture of sites, or the heads of the sites; no weight changes."""
         if kind == "describe":
             return replace(server, extra=server.extra | {HEADS_OF + n: t for n, t in self._site_heads(replies).items()})
-        stats, weights = MixtureStats(self.groups), self.weights(server.counts)
+        stats, weights = MixtureStats(self.groups), self.weights(server.members())
         for reply in replies:
             stats.add(reply.state, weights[reply.site])
         return replace(server, state=server.state | stats.value())

@@ -18,7 +18,10 @@ from hilum.training.state import State
 
 @dataclass(frozen=True)
 class ServerOptimizer(FedAvg):
-    """The mean update as a pseudo-gradient (FedOpt, Reddi et al. 2021, Algorithm 2); statistics are averaged."""
+    """The mean update as a pseudo-gradient (FedOpt, Reddi et al. 2021, Algorithm 2).
+
+    Statistics and what stays at the sites are averaged; rows that no site of the round can teach rest, moments and all.
+    """
 
     server_lr: float = 1.0
 
@@ -39,12 +42,13 @@ class ServerOptimizer(FedAvg):
         """Move along the pseudo-gradient: (server state, sums of the replies) → server state."""
         state = tally.mean.value(server.state)
         kept: State = {}
-        for name in (n for n, group in self.groups.items() if group != "norm_stats"):
+        for name in self.learned():
             old, kind = server.state[name].double(), server.state[name].dtype
             before = {m: server.extra.get(f"{m}/{name}", self.first(m, old)).double() for m in self.moments}
             step, after = self.move(state[name].double() - old, before)
-            state[name] = (old + self.server_lr * step).to(kind)
-            kept |= {f"{m}/{name}": moment.to(kind) for m, moment in after.items()}
+            taught = tally.mean.weighed(name, old)
+            state[name] = torch.where(taught, old + self.server_lr * step, old).to(kind)
+            kept |= {f"{m}/{name}": torch.where(taught, moment, before[m]).to(kind) for m, moment in after.items()}
         return replace(server, state=state, extra=server.extra | kept)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from hilum.errors import TrainingError
 from hilum.federation.aggregation import Weight, by_row
 from hilum.federation.messages import Reply, ServerState, Task
 from hilum.federation.strategies.fedavg import FedAvg
@@ -36,11 +37,17 @@ class FedNova(FedAvg):
         """Send the number of effective steps."""
         return {"steps": torch.tensor(effective_steps(trainer.plan.optimizer, fit.updates))}, {}
 
+    def check(self, reply: Reply, task: Task) -> None:
+        """Refuse a number of local steps that is not above 0."""
+        steps = float(reply.extra.get("steps", torch.tensor(0.0)))
+        if task.kind == "train" and not steps > 0:
+            raise TrainingError(f"Expected the local steps of '{reply.site}', above 0; found {steps:g}.")
+
     def count(self, tally: Tally, server: ServerState, reply: Reply, among_asked: Weight, among_all: Weight) -> None:
         """Add the update per step, and the steps."""
         steps = float(reply.extra["steps"])
         scaled = dict(reply.state)
-        for name in self._weights():
+        for name in self.learned():
             old = server.state[name].double()
             scaled[name] = old + (reply.state[name].double() - old) / steps
         tally.mean.add(scaled, among_asked)
@@ -50,13 +57,10 @@ class FedNova(FedAvg):
     def step(self, server: ServerState, tally: Tally) -> ServerState:
         """Move the mean number of steps along the mean update of one: (server state, sums) → server state."""
         state = tally.mean.value({name: tensor.double() for name, tensor in server.state.items()})
-        for name in self._weights():
+        for name in self.learned():
             old = server.state[name].double()
             state[name] = old + self._scale(name, tally, old) * (state[name] - old)
         return replace(server, state={name: state[name].to(old.dtype) for name, old in server.state.items()})
-
-    def _weights(self) -> list[str]:
-        return [name for name, group in self.groups.items() if group != "norm_stats"]
 
     def _scale(self, name: str, tally: Tally, tensor: torch.Tensor) -> torch.Tensor:
         if self.groups[name] != "head" or tally.mean.rows is None:

@@ -15,8 +15,9 @@ from hilum.federation.tally import Tally
 from hilum.training.loop import LocalTrainer
 from hilum.training.state import State
 
-TURN = "turn"  # (site, visit, visits without improvement) of the sites in their order
-LOWEST, BEST = "lowest", "best/"
+TURN = "turn"  # (site, visit) of the sites in their order
+BEST = "best/"
+LOWEST, SINCE = "lowest", "since"  # validation loss, and visits since, at the site whose turn it is
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,26 @@ class IIL(FedAvg):
         self, server: ServerState, round_: int, rounds: int, wave: int, sites: Sequence[str]
     ) -> Mapping[str, int]:
         """Return the site whose turn it is; a round has as many visits as there are sites."""
-        turn, visit, _ = self._turn(server)
+        turn, visit = self._turn(server)
         return {sites[turn]: visit + 1} if wave < len(sites) and turn < len(sites) else {}
 
     def train(
         self, task: Task, start: State, kept: State, trainer: LocalTrainer, counts: LabelCounts
     ) -> tuple[Reply, State]:
-        """Train, and tell the validation loss, which visit it was and whether none may follow."""
-        reply, kept = super().train(task, start, kept, trainer, counts)
+        """Train, and tell which visit it was, whether it is the best so far, and whether none follows.
+
+        At the end, the site keeps what it kept at its best visit, as the model that it hands on is that one.
+        """
+        reply, own = super().train(task, start, kept, trainer, counts)
         losses = list(trainer.validate(reply.state).values())
-        told = {
-            "loss": torch.tensor(sum(losses) / len(losses) if losses else 0.0),
-            "visit": torch.tensor(task.visit),
-            "last": torch.tensor(task.visit >= trainer.plan.rounds),
-        }
+        loss = torch.tensor(sum(losses) / len(losses) if losses else 0.0)
+        better = task.visit == 1 or bool(loss < kept[LOWEST])
+        since = 0 if better else int(kept[SINCE]) + 1
+        ends = since >= self.patience or task.visit >= trainer.plan.rounds
+        told = {"visit": torch.tensor(task.visit), "better": torch.tensor(int(better)), "ends": torch.tensor(int(ends))}
+        best = own if better else {n.removeprefix(BEST): t for n, t in kept.items() if n.startswith(BEST)}
+        facts = {LOWEST: loss if better else kept[LOWEST], SINCE: torch.tensor(since)}
+        kept = (best if ends else own) | {BEST + n: t.clone() for n, t in best.items()} | facts
         return replace(reply, extra=told), kept
 
     def count(self, tally: Tally, server: ServerState, reply: Reply, among_asked: Weight, among_all: Weight) -> None:
@@ -58,18 +65,14 @@ class IIL(FedAvg):
 
     def step(self, server: ServerState, tally: Tally) -> ServerState:
         """Take the site's model; at its early stop, its best one, and turn to the next site."""
-        after = super().step(server, tally)
-        loss, visit = tally.told["loss"], int(tally.told["visit"])
-        turn, _, since = self._turn(server)
-        better = visit == 1 or bool(loss < server.extra[LOWEST])
-        since = 0 if better else since + 1
-        kept = {BEST + name: t for name, t in after.state.items()} | {LOWEST: loss} if better else {}
-        extra = server.extra | kept
-        if since >= self.patience or bool(tally.told["last"]):
-            best = {name: extra[BEST + name] for name in after.state}
-            return replace(after, state=best, extra=extra | {TURN: torch.tensor([turn + 1, 0, 0])})
-        return replace(after, extra=extra | {TURN: torch.tensor([turn, visit, since])})
+        after, (turn, _) = super().step(server, tally), self._turn(server)
+        best = {BEST + name: t for name, t in after.state.items()} if int(tally.told["better"]) else {}
+        extra = server.extra | best
+        if int(tally.told["ends"]):
+            state = {name: extra[BEST + name] for name in after.state}
+            return replace(after, state=state, extra=extra | {TURN: torch.tensor([turn + 1, 0])})
+        return replace(after, extra=extra | {TURN: torch.tensor([turn, int(tally.told["visit"])])})
 
-    def _turn(self, server: ServerState) -> tuple[int, int, int]:
-        turn, visit, since = server.extra.get(TURN, torch.zeros(3, dtype=torch.int64)).tolist()
-        return turn, visit, since
+    def _turn(self, server: ServerState) -> tuple[int, int]:
+        turn, visit = server.extra.get(TURN, torch.zeros(2, dtype=torch.int64)).tolist()
+        return turn, visit

@@ -96,7 +96,7 @@ class Gossip(Star):
 
         A site that is asked and lost mixes the model that it began with; one that is not asked keeps its own.
         """
-        sites, everybody = sorted(asked), sorted({*server.counts, *asked})
+        sites, everybody = sorted(asked), sorted({*server.members(), *asked})
         models = {site: self.state_for(site, server) for site in everybody}
         models |= {reply.site: dict(reply.state) for reply in replies}
         mixing = torch.from_numpy(np.linalg.matrix_power(self.matrix(sites), self.steps))

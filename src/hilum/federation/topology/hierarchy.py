@@ -51,9 +51,7 @@ class Hierarchy(Star):
 
     def state_for(self, site: str, server: ServerState) -> State:
         """Return the region's weights, or the server's at the start of a round."""
-        prefix = f"region/{self._region(site)}/"
-        own = {n.removeprefix(prefix): t for n, t in server.extra.items() if n.startswith(prefix)}
-        return own or server.state
+        return self._regional(self._region(site), server) or server.state
 
     def at_server(
         self,
@@ -63,7 +61,7 @@ class Hierarchy(Star):
         asked: Mapping[str, LabelCounts],
         last: bool,
     ) -> ServerState:
-        """Sum up by region; in the last wave, sum the regions up."""
+        """Sum up by region; in the last wave, sum the regions up, one that does not answer as it was."""
         tallies: dict[str, Tally] = {}
         for reply in replies:
             part = strategy.collect(server, [reply], asked)
@@ -73,8 +71,6 @@ class Hierarchy(Star):
             else:
                 tallies[region] = part
         without = {n: t for n, t in server.extra.items() if not n.startswith("region/")}
-        if not tallies:
-            return replace(server, extra=without) if last else server
         if not last:
             regional = {
                 f"region/{region}/{name}": tensor
@@ -82,10 +78,22 @@ class Hierarchy(Star):
                 for name, tensor in strategy.step(server, tally).state.items()
             }
             return replace(server, extra=server.extra | regional)
+        for region in sorted({self._region(site) for site in asked} - tallies.keys()):
+            own = self._regional(region, server)
+            sites = [site for site in self.regions[region] if site in asked]
+            same = (Reply(site, server.round + 1, own, asked[site]) for site in sites)
+            if own:
+                tallies[region] = strategy.collect(server, same, asked)
+        if not tallies:
+            return server
         total, *others = (tallies[region] for region in sorted(tallies))
         for tally in others:
             total.merge(tally)
         return strategy.step(replace(server, extra=without), total)
+
+    def _regional(self, region: str, server: ServerState) -> State:
+        prefix = f"region/{region}/"
+        return {n.removeprefix(prefix): t for n, t in server.extra.items() if n.startswith(prefix)}
 
     def _region(self, site: str) -> str:
         return next(name for name, sites in self.regions.items() if site in sites)
