@@ -89,6 +89,22 @@ def test_at_home_the_own_rows_stand_alone_and_the_others_speak_of_the_rest() -> 
     assert (shares[:, 1, 1] == 1).all()
 
 
+def test_at_a_home_that_had_left_its_own_rows_stand_alone_and_the_others_speak_of_the_rest() -> None:
+    heads, _ = heads_of({"near": [True, True], "far": [True, True]})
+    tensors = {
+        f"{site}/{name}": t
+        for site, parts in zip(("far", "near"), heads.rows, strict=True)
+        for name, t in parts.items()
+    }
+    own = {"head.weight": torch.ones(2, 3, 1, 1), "head.bias": torch.zeros(2)}
+    left = SiteHeads(tensors, "gone", {"own": torch.tensor([True, False]), **own, "backbone": torch.zeros(1)})
+    features = cloud(0.0, 4, 3).expand(-1, -1, 4, 4)
+    head, pooling = torch.nn.Conv2d(3, 2, 1), TopKPooling(3, 2, 0.5)
+    at_home = pooling(torch.nn.functional.conv2d(features, own["head.weight"], own["head.bias"]), features)[0]
+    torch.testing.assert_close(left(features, head, pooling)[0][:, 0].sigmoid(), at_home[:, 0].sigmoid())
+    torch.testing.assert_close(left(features, head, pooling)[0][:, 1], heads(features, head, pooling)[0][:, 1])
+
+
 def test_within_the_head_of_a_hospital_a_cell_sees_itself_alone() -> None:
     heads, _ = heads_of({"near": [True, True], "far": [True, True]}, home="near")
     features = cloud(0.0, 2, 5).expand(-1, -1, 4, 4).clone()

@@ -66,13 +66,21 @@ class SiteHeads(nn.Module):
 
     P(y_c | x) = Σ_k P(k | x) σ(s_kc(x)) over the hospitals k that have a row of their own for finding c; P(k | x) is
     the posterior of ``gate_of``. Of a finding of which none has its own row, all hold the same one. ``tensors``: of
-    ``pack_heads``. ``home``: the hospital that the images come from; its own rows stand alone. Raises ``KeyError``
-    for an absent tensor.
+    ``pack_heads``. ``home``: the hospital that the images come from; its own rows stand alone. ``at_home``: which
+    rows are its own, as 'own' (C,), and its model, for a home that is not among ``tensors`` since it had left before
+    the last round. Raises ``KeyError`` for an absent tensor.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], home: str | None = None) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], home: str | None = None, at_home: Mapping[str, Tensor] | None = None
+    ) -> None:
         super().__init__()
         sites = sorted({name.partition("/")[0] for name in tensors})
+        if home is not None and home not in sites and at_home:
+            names = [name.partition("/")[2] for name in tensors if name.startswith(f"{sites[0]}/")]
+            silent = {part: torch.zeros_like(tensors[f"{sites[0]}/{part}"]) for part in GATE}  # it speaks alone or not
+            tensors = {**tensors, **{f"{home}/{name}": (silent | dict(at_home))[name] for name in names}}
+            sites = [*sites, home]
         self.gate = tuple(torch.stack([tensors[f"{site}/{part}"] for site in sites]) for part in GATE)
         self.rows = [{n.partition("/")[2]: t for n, t in tensors.items() if n.startswith(f"{site}/")} for site in sites]
         own = torch.stack([tensors[f"{site}/own"] for site in sites])

@@ -14,6 +14,7 @@ import torch
 
 from hilum.allocator import keep_freed_memory
 from hilum.errors import RunError, StudyError
+from hilum.federation.aggregation import own_rows
 from hilum.federation.memory import SiteMemory
 from hilum.federation.messages import NEVER, ServerState
 from hilum.federation.rounds import Federation, last_round
@@ -45,6 +46,7 @@ from hilum.training.state import State, copy_state, load_facts, load_state, save
 
 WEIGHTS = "model.safetensors"
 SITE_HEADS = "site_heads.safetensors"
+OWN_ROWS = "own_rows"  # which rows of the head are a site's own
 TRAIN_AGAIN = "Remove the folder and run the study again with --resume."
 
 
@@ -178,7 +180,7 @@ def write_own(run: RunDirectory, key: ModelKey, name: str, strategy: Strategy, s
     kept = SiteMemory(memory_of(run, key, name)).at(server.taken.get(name, NEVER))
     state = strategy.own_of_model(server.state, kept, server.counts[name]) if kept else {}
     if state:
-        save_state(run.model(key) / own_file(name), state)
+        save_state(run.model(key) / own_file(name), state, {OWN_ROWS: own_rows(server.counts[name]).tolist()})
 
 
 def own_file(name: str) -> str:
@@ -215,11 +217,13 @@ def load_model(study: Study, run: RunDirectory, key: ModelKey, site: str | None 
     for name in load_facts(folder / WEIGHTS).get("beside", []):
         if not (folder / name).is_file():
             raise RunError(f"Expected {folder / name} beside the weights; the file is absent. {TRAIN_AGAIN}")
+    own = torch.zeros(len(study.findings), dtype=torch.bool)
     try:
         if site is not None and (folder / own_file(site)).is_file():
             state |= load_state(folder / own_file(site))
+            own = torch.tensor(load_facts(folder / own_file(site)).get(OWN_ROWS, own.tolist()))
         if (folder / SITE_HEADS).is_file():
-            model.site_heads = SiteHeads(load_state(folder / SITE_HEADS), site)
+            model.site_heads = SiteHeads(load_state(folder / SITE_HEADS), site, {"own": own, **state})
         model.load_state_dict(state, strict=True)
     except (KeyError, RuntimeError):
         raise RunError(f"Expected weights of the study's model in {folder}; found others. {TRAIN_AGAIN}") from None
