@@ -31,7 +31,7 @@ SMALL = {"name": "residual", "widths": (4, 8, 8)}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "residual": [{"widths": (4, 8, 8)}, {"widths": (8, 8, 8), "dilation": 2}],
     "efficientnet_lite0": [{"pretrained": False, "blocks": 4, "frozen_blocks": 2}, {"pretrained": False}],
-    "cbr": [{"channels": (4, 8, 8), "kernel": 5, "output_stride": 4}],
+    "cbr": [{"widths": (4, 8, 8), "kernel": 5, "output_stride": 4}],
     "tuberculosis_net": [{}],
     "densenet121": [{"blocks": 1}, {"blocks": 2}],
     "resnet": [{"depth": 10, "stages": 2}, {"depth": 18, "stages": 3, "output_stride": 8}],
@@ -178,8 +178,8 @@ def test_efficientnet_sees_what_its_page_says(blocks: int, field: int) -> None:
     ("options", "parameters", "field"),
     [
         ({}, 49 * (32 + 32 * 64 + 64 * 128 + 128 * 256) + 2 * 480, 121),
-        ({"channels": (32, 64, 128, 256, 512)}, 49 * (32 + 32 * 64 + 64 * 128 + 128 * 256 + 256 * 512) + 2 * 992, 217),
-        ({"channels": (64, 128, 256, 512), "kernel": 5}, 25 * (64 + 64 * 128 + 128 * 256 + 256 * 512) + 2 * 960, 91),
+        ({"widths": (32, 64, 128, 256, 512)}, 49 * (32 + 32 * 64 + 64 * 128 + 128 * 256 + 256 * 512) + 2 * 992, 217),
+        ({"widths": (64, 128, 256, 512), "kernel": 5}, 25 * (64 + 64 * 128 + 128 * 256 + 256 * 512) + 2 * 960, 91),
     ],
 )
 def test_the_cbr_family_is_as_the_paper_lists_it(options: dict[str, Any], parameters: int, field: int) -> None:
@@ -364,8 +364,8 @@ def test_absent_weights_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         ("residual", {"widths": (4, 8, 8, 8)}, "expected three whole numbers above 0 as widths"),
         ("residual", {"widths": (4, 0, 8)}, "expected three whole numbers above 0 as widths"),
         ("residual", {"widths": (4, 8.5, 8)}, "expected three whole numbers above 0 as widths"),
-        ("cbr", {"channels": ()}, r"expected whole numbers above 0 as channels; found \(\)"),
-        ("cbr", {"channels": (8, 0)}, "expected whole numbers above 0 as channels"),
+        ("cbr", {"widths": ()}, r"expected whole numbers above 0 as widths; found \(\)"),
+        ("cbr", {"widths": (8, 0)}, "expected whole numbers above 0 as widths"),
         ("cbr", {"kernel": 4}, "expected an odd kernel of at least 1; found 4"),
         ("cbr", {"output_stride": 32}, "expected an output_stride among 2, 4, 8, 16; found 32"),
         ("tuberculosis_net", {"output_stride": 4}, "expected an output_stride among 8, 16, 32, 64; found 4"),

@@ -17,7 +17,7 @@ from hilum.training.state import fingerprint
 TRUNKS: dict[str, dict[str, Any]] = {
     "residual": {"widths": (4, 4, 8)},
     "efficientnet_lite0": {"blocks": 3, "pretrained": False, "frozen_blocks": 1},
-    "cbr": {"channels": (4, 8), "kernel": 3, "output_stride": 4},
+    "cbr": {"widths": (4, 8), "kernel": 3, "output_stride": 4},
     "tuberculosis_net": {},
     "densenet121": {"blocks": 1},
     "resnet": {"depth": 10, "stages": 1},

@@ -282,7 +282,7 @@ def test_localization_has_its_metrics_and_controls(tiny_run: Path) -> None:
 def test_maps_of_the_run_lie_on_their_images(tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Brightness as the map finds the discs of films without an effusion, whatever the letterbox padded."""
 
-    def brightness(model: Any, batches: Any, precision: str, flip: bool) -> Inferred:
+    def brightness(model: Any, batches: Any, precision: str, flip: bool, localize: Any = None) -> Inferred:
         cells = torch.cat([torch.nn.functional.avg_pool2d(images, 4) for images in batches])
         cells = cells.repeat(1, len(FINDINGS), 1, 1).numpy()
         return Inferred(cells.max((2, 3)), cells)

@@ -14,6 +14,7 @@ KINDS = {
     "backbones": "hilum.models:BACKBONES",
     "necks": "hilum.models:NECKS",
     "poolings": "hilum.models:POOLINGS",
+    "localizers": "hilum.localization.localizers:LOCALIZERS",
     "losses": "hilum.training.losses:LOSSES",
     "strategies": "hilum.federation.strategies:STRATEGIES",
     "topologies": "hilum.federation.topology:TOPOLOGIES",

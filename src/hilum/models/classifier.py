@@ -47,13 +47,7 @@ class LocalizingClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Prediction:
         """Return the prediction of images (B, 1, H, W) in [0, 1]."""
-        features = self.features(x)
-        with torch.autocast(x.device.type, enabled=False):
-            if self.site_heads is None:
-                logits, maps = self.pooling(self.head(features), features)
-            else:
-                logits, maps = self.site_heads(features, self.head, self.pooling)
-        return Prediction(logits, maps)
+        return self.read(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
         """Return what the head reads, float32 (B, D, h, w), of images (B, 1, H, W) in [0, 1]."""
@@ -61,6 +55,15 @@ class LocalizingClassifier(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             features: Tensor = self.neck(*(features.float() for features in pyramid))
         return features
+
+    def read(self, features: Tensor) -> Prediction:
+        """Return the prediction of what ``features`` returned."""
+        with torch.autocast(features.device.type, enabled=False):
+            if self.site_heads is None:
+                logits, maps = self.pooling(self.head(features), features)
+            else:
+                logits, maps = self.site_heads(features, self.head, self.pooling)
+        return Prediction(logits, maps)
 
     def state_groups(self) -> dict[str, StateGroup]:
         """Return the group of every floating tensor of the state that a site and a server exchange.

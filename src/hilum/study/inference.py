@@ -28,6 +28,7 @@ from hilum.models.classifier import LocalizingClassifier
 from hilum.progress import progress
 from hilum.study.arms import load_model
 from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.localizer import build_localizer
 from hilum.study.run import load_run_study
 from hilum.study.spec import ARMS, Study
 from hilum.training.inference import infer
@@ -225,7 +226,8 @@ def _infer(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     pixels = np.stack([r.square for r in radiographs])
     images = torch.from_numpy(pixels).unsqueeze(1).float().div_(255)
-    inferred = [infer(model, [images], precision, study.evaluation.flip) for model in models]
+    localize, flip = build_localizer(study), study.evaluation.flip
+    inferred = [infer(model, [images], precision, flip, localize) for model in models]
     return np.mean([i.probabilities for i in inferred], 0), np.mean([i.maps for i in inferred], 0)
 
 

@@ -20,6 +20,7 @@ from hilum.randomness import derive_seed, numpy_generator
 from hilum.sites.site import Site
 from hilum.study.arms import load_model, run_device, trained_findings
 from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.localizer import build_localizer
 from hilum.study.spec import Study
 from hilum.training.inference import infer
 from hilum.training.state import write_atomically
@@ -85,7 +86,11 @@ def write_predictions(
     probabilities = inferred.probabilities.copy()
     probabilities[:, ~trained_findings(key, training)] = np.nan
     if len(held.mapped):
-        _write_maps(study, held, held.mapped, inferred.maps[held.mapped], into.maps(key, site.name))
+        localize, maps = build_localizer(study), inferred.maps[held.mapped]
+        if localize is not None:
+            mapped = _batches(site, held.rows[held.mapped])
+            maps = infer(model, mapped, precision, study.evaluation.flip, localize).maps
+        _write_maps(study, held, held.mapped, maps, into.maps(key, site.name))
     table = identify(site, held.rows).join(pd.DataFrame(probabilities, columns=list(study.findings)))
     write_table(into.predictions(key, site.name), table)
 
@@ -98,7 +103,8 @@ def write_shuffled(study: Study, key: ModelKey, test: HeldOut, run: RunDirectory
     model = load_model(study, run, key, test.site.name)
     shuffle_weights(model, derive_seed(key.seed, "shuffled weights"))
     batches = _batches(test.site, test.rows[test.boxed])
-    inferred = infer(model.to(run_device(run)), batches, precision, study.evaluation.flip)
+    localize, flip = build_localizer(study), study.evaluation.flip
+    inferred = infer(model.to(run_device(run)), batches, precision, flip, localize)
     _write_maps(study, test, test.boxed, inferred.maps, path)
 
 

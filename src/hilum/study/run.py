@@ -27,6 +27,7 @@ from hilum.study.figures import Figures
 from hilum.study.gallery import choose_gallery, write_gallery
 from hilum.study.hospitals import cache_of, load_sites, training_sites
 from hilum.study.kept import require_sound
+from hilum.study.localizer import build_localizer
 from hilum.study.predictions import held_out, identify, write_predictions, write_shuffled, write_table
 from hilum.study.shared import describe_shared, lacking, load_shared
 from hilum.study.spec import Study, dump_study, parse_study, read_mapping
@@ -104,6 +105,7 @@ def check_run(study: Study, run: RunDirectory, resume: bool, source: Path | None
     A directory in which nothing was computed yet may take another study.
     """
     new_model(study, study.seeds[0])
+    build_localizer(study)
     if run.root.exists() and not run.root.is_dir():
         raise RunError(f"Expected a directory for the run; {run.root} is a file. Give another --out.")
     if not (run.root / "run.json").is_file():

@@ -13,6 +13,7 @@ from hilum.databases import DATABASES
 from hilum.errors import StudyError
 from hilum.findings.taxonomy import Closure
 from hilum.findings.vocabulary import require_finding
+from hilum.localization.localizers import LOCALIZERS
 from hilum.models import BACKBONES, NECKS, POOLINGS
 from hilum.study.mapping import Repeated, read_yaml
 from hilum.study.mistakes import explain, suggestion
@@ -122,13 +123,19 @@ class TrainingSpec(Section):
 
 
 class EvaluationSpec(Section):
-    """Bootstrap resamples, mirror averaging, s.d. of the Gaussian that smooths maps (cells), IoU threshold."""
+    """Bootstrap resamples, mirror averaging, what makes maps, s.d. of the Gaussian that smooths them (cells), cuts."""
 
     resamples: Annotated[int, Field(ge=100)] = 1000
     flip: bool = True
     smoothing: Annotated[float, Field(ge=0)] = 0.7
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     gallery: Annotated[int, Field(ge=0)] = 4
+    localizer: NamedOptions = NamedOptions(name="map")
+
+    @field_validator("localizer")
+    @classmethod
+    def _known_localizer(cls, value: NamedOptions) -> NamedOptions:
+        return with_options(LOCALIZERS, value)
 
 
 class Study(Section):

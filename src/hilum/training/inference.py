@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from hilum.models.classifier import LocalizingClassifier
 from hilum.training.loop import autocast
+
+Localize = Callable[[LocalizingClassifier, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -23,24 +25,34 @@ class Inferred:
 
 
 def infer(
-    model: LocalizingClassifier, batches: Iterable[Tensor], precision: str = "float32", flip: bool = True
+    model: LocalizingClassifier,
+    batches: Iterable[Tensor],
+    precision: str = "float32",
+    flip: bool = True,
+    localize: Localize | None = None,
 ) -> Inferred:
-    """Return what the model says of batches (B, 1, S, S); ``flip`` averages each image with its mirror image."""
+    """Return what the model says of batches (B, 1, S, S); ``flip`` averages each image with its mirror image.
+
+    ``localize``: makes maps (B, C, h, w) of a model and images in float32, instead of the model's own.
+    """
     model.eval()
     probabilities, maps = [], []
     for images in batches:
-        scores, cells = _predict(model, images, precision)
+        scores, cells = _predict(model, images, precision, localize)
         if flip:
-            mirrored, mirrored_cells = _predict(model, images.flip(3), precision)
+            mirrored, mirrored_cells = _predict(model, images.flip(3), precision, localize)
             scores, cells = (scores + mirrored) / 2, (cells + mirrored_cells.flip(3)) / 2
         probabilities.append(scores.numpy())
         maps.append(cells.numpy())
     return Inferred(np.concatenate(probabilities), np.concatenate(maps))
 
 
-def _predict(model: LocalizingClassifier, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+def _predict(
+    model: LocalizingClassifier, images: Tensor, precision: str, localize: Localize | None
+) -> tuple[Tensor, Tensor]:
     device = next(model.parameters()).device
     images = images.to(device).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), autocast(device, precision):
         prediction = model(images)
-    return prediction.logits.float().sigmoid().cpu(), prediction.maps.float().cpu()
+    maps = prediction.maps if localize is None else localize(model, images)
+    return prediction.logits.float().sigmoid().cpu(), maps.float().cpu()

@@ -12,31 +12,31 @@ from hilum.models.backbones.base import Backbone, ReceptiveField
 class CBR(Backbone):
     """Plain convolutions with max pooling in between (Raghu et al. 2019, "Transfusion"), output stride 16.
 
-    The default is CBR-Small: 7 × 7 convolutions of 32, 64, 128 and 256 ``channels``, a receptive field of 121 px.
+    The default is CBR-Small: 7 × 7 convolutions of ``widths`` 32, 64, 128 and 256, a receptive field of 121 px.
     LargeW is 64, 128, 256, 512; LargeT 32, 64, 128, 256, 512; Tiny has a ``kernel`` of 5. The first layers are followed
     by 3 × 3 max pooling of stride 2, as many as it takes to ``output_stride``. Raises ``ValueError``.
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 64, 128, 256), kernel: int = 7, output_stride: int = 16) -> None:
+    def __init__(self, widths: Sequence[int] = (32, 64, 128, 256), kernel: int = 7, output_stride: int = 16) -> None:
         super().__init__()
-        whole = isinstance(channels, Sequence) and all(isinstance(width, int) and width >= 1 for width in channels)
-        if not whole or not channels:
-            raise ValueError(f"expected whole numbers above 0 as channels; found {channels}")
+        whole = isinstance(widths, Sequence) and all(isinstance(width, int) and width >= 1 for width in widths)
+        if not whole or not widths:
+            raise ValueError(f"expected whole numbers above 0 as widths; found {widths}")
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"expected an odd kernel of at least 1; found {kernel}")
-        strides = [2**k for k in range(1, len(channels) + 1)]
+        strides = [2**k for k in range(1, len(widths) + 1)]
         if output_stride not in strides:
             raise ValueError(f"expected an output_stride among {', '.join(map(str, strides))}; found {output_stride}")
         field, self.layers = ReceptiveField(), nn.ModuleList()
-        for narrow, wide in zip((1, *channels), channels, strict=False):
+        for narrow, wide in zip((1, *widths), widths, strict=False):
             layer = [nn.Conv2d(narrow, wide, kernel, 1, kernel // 2, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
             field.convolve(kernel)
             if field.stride < output_stride:
                 layer.append(nn.MaxPool2d(3, 2, 1))
                 field.convolve(3, 2)
             self.layers.append(nn.Sequential(*layer))
-        self.widths = tuple(channels)
-        self.channels, self.stride, self.receptive_field = channels[-1], field.stride, field.size
+        self.widths = tuple(widths)
+        self.channels, self.stride, self.receptive_field = widths[-1], field.stride, field.size
 
     @property
     def pyramid_channels(self) -> tuple[int, ...]:
@@ -51,5 +51,5 @@ class CBR(Backbone):
         return tuple(maps[1:])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, channels[-1], h, w) of images (B, 1, H, W) in [0, 1]."""
+        """Return features (B, widths[-1], h, w) of images (B, 1, H, W) in [0, 1]."""
         return self.pyramid(x)[-1]

@@ -1,0 +1,79 @@
+"""Every name of the model and of its maps runs in a study: trained, averaged, evaluated."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hospitals
+from hilum.study.localizer import build_localizer
+from hilum.study.spec import load_study
+
+WITH_MONAI = ("densenet121", "resnet", "cam", "grad_cam", "grad_cam_pp")
+SHORT = ("arms=[federated]", "seeds=[0]", "training.rounds=1", "training.updates=1")
+
+
+def study_with(study: Path, out: Path, *values: str) -> hospitals.Outcome:
+    settings = (part for value in (*SHORT, *values) for part in ("--set", value))
+    return hospitals.hilum("study", study, "--out", out, *settings)
+
+
+def names(registry: Any) -> list[Any]:
+    """The names of a registry, each skipped where it needs MONAI and that is absent."""
+    skipped = pytest.mark.skipif(find_spec("monai") is None, reason="needs MONAI: pip install 'hilum[monai]'")
+    return [pytest.param(n, marks=skipped if n in WITH_MONAI else ()) for n in registry]
+
+
+@pytest.fixture(scope="module")
+def own_maps(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with the maps of the model itself."""
+    run = tmp_path_factory.mktemp("maps") / "run"
+    assert study_with(tiny_study, run).status == 0
+    return run
+
+
+@pytest.mark.parametrize("name", names(("grad_cam", "saliency")))
+def test_maps_made_after_the_fact_are_written_like_the_models_own(
+    name: str, own_maps: Path, tiny_study: Path, tmp_path: Path
+) -> None:
+    outcome = study_with(tiny_study, tmp_path / "run", f"evaluation.localizer={name}")
+    assert outcome.status == 0, outcome.err
+    where = "seed_0/federated/federated/north"
+    for kind in ("maps", "shuffled"):
+        with (
+            np.load(own_maps / kind / f"{where}.npz") as own,
+            np.load(tmp_path / "run" / kind / f"{where}.npz") as maps,
+        ):
+            assert list(own["image_id"]) == list(maps["image_id"])
+            assert own["maps"].shape == maps["maps"].shape
+            assert 0 <= maps["maps"].min() <= maps["maps"].max() <= 1
+            assert not np.array_equal(own["maps"], maps["maps"])
+    own, other = (pd.read_csv(run / "predictions" / f"{where}.csv") for run in (own_maps, tmp_path / "run"))
+    pd.testing.assert_frame_equal(own, other)
+
+
+def test_the_models_own_map_needs_no_localizer(tiny_study: Path) -> None:
+    assert build_localizer(load_study(tiny_study)) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("evaluation.localizer=gradcam", "Expected a localizer among cam, grad_cam"),
+        ("evaluation.localizer={name: occlusion, sise: 8}", "'occlusion' has no option 'sise'. Did you mean 'size'?"),
+        ("evaluation.localizer={name: occlusion, size: 4}", "expected a stride of at least 1 and at most the size, 4"),
+        ("model.neck={name: cross_scale_graph, edges: none}", "expected edges among learned, uniform, random"),
+        ("model.neck=graph", "Expected a neck among cross_scale_graph, none, triple_attention"),
+    ],
+)
+def test_a_wrong_name_or_option_is_one_line(value: str, told: str, tiny_study: Path, tmp_path: Path) -> None:
+    outcome = study_with(tiny_study, tmp_path / "run", value)
+    assert outcome.status != 0
+    assert told in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "run" / "run.json").exists()
