@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,27 +181,30 @@ def evaluate_sites(
     seed: int = 0,
     metrics: Sequence[str] = tuple(METRICS),
     level: float = LEVEL,
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Table]:
     """Return ``evaluate_classification`` of each site, and of ``'macro'``, the mean over the sites.
 
     ``sites`` (N,) names each image's site; the rest as in ``evaluate_classification``. The mean over sites of
     a finding takes the sites where its figure exists, and its resamples draw patients within each site; its
     ``findings`` counts (site, finding) pairs. Scores of different sites are never ranked against each other.
+    ``groups``: name → findings of further means, such as those of ``tail_groups``; an empty group has none.
     """
     s, t, who = check_seeds(scores, targets, patients, findings)
     where = np.asarray(sites).astype(str)
     if where.shape != who.shape or MACRO in where:
         raise DataError(f"Expected {len(who)} site names, none of them '{MACRO}'; found shape {where.shape}.")
     names = list(dict.fromkeys(where.tolist()))
-    tables: dict[str, Table] = {site: {name: {} for name in (*findings, MACRO)} for site in (*names, MACRO)}
+    rows_of = (*findings, MACRO, *(g for g, members in (groups or {}).items() if members))
+    tables: dict[str, Table] = {site: {name: {} for name in rows_of} for site in (*names, MACRO)}
     for metric in metrics:
         parts = []
         for site in names:
             rows = where == site
             statistic = classification_statistic(metric, s[:, rows], t[rows])
             sample = resample(statistic, who[rows], resamples, derive_seed(seed, site))
-            parts.append(figures_of(sample, t[rows], findings))
-        for name in (*findings, MACRO):
+            parts.append(figures_of(sample, t[rows], findings, groups))
+        for name in rows_of:
             for site, part in zip(names, parts, strict=True):
                 tables[site][name][metric] = part[name].estimate(level)
             tables[MACRO][name][metric] = _mean_figure([part[name] for part in parts]).estimate(level)
@@ -214,8 +217,13 @@ def classification_statistic(metric: str, scores: Floats, targets: Floats) -> St
     return lambda weights: np.stack([function(s, targets, weights) for s in scores], axis=1)
 
 
-def figures_of(sample: Resampled, targets: Floats, findings: Sequence[str]) -> dict[str, Figure]:
-    """Return the figure of each finding and their macro."""
+def figures_of(
+    sample: Resampled,
+    targets: Floats,
+    findings: Sequence[str],
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Figure]:
+    """Return the figure of each finding, their macro, and the mean of each group of findings that is not empty."""
     n, positives = (~np.isnan(targets)).sum(axis=0), (targets == 1).sum(axis=0)
     figures = {
         name: Figure(
@@ -225,7 +233,8 @@ def figures_of(sample: Resampled, targets: Floats, findings: Sequence[str]) -> d
         )
         for k, name in enumerate(findings)
     }
-    return {**figures, MACRO: _mean_figure(list(figures.values()))}
+    means = {MACRO: findings, **{name: members for name, members in (groups or {}).items() if members}}
+    return {**figures, **{name: _mean_figure([figures[f] for f in members]) for name, members in means.items()}}
 
 
 def _mean_figure(figures: Sequence[Figure]) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from hilum.errors import DataError
+from hilum.evaluation.bootstrap import LEVEL, Estimate, check_seeds, figures_of, resample
 from hilum.evaluation.classification import Floats, check_predictions
 
 BINS = 15
@@ -60,6 +62,30 @@ def expected_calibration_error(
             gap = np.abs(drawn @ excess).sum(axis=1)
             values[:, column] = np.divide(gap, total, out=np.full(len(w), np.nan), where=total > 0)
     return values[0] if weights is None else values
+
+
+def evaluate_calibration(
+    probabilities: ArrayLike,
+    targets: ArrayLike,
+    patients: ArrayLike,
+    findings: Sequence[str],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> dict[str, Estimate]:
+    """Return the calibration error of each finding, and of ``'macro'``, with patient-bootstrap intervals.
+
+    Shapes and errors as in ``evaluate_classification``.
+    """
+    p, t, who = check_seeds(probabilities, targets, patients, findings)
+    sample = resample(
+        lambda weights: np.stack([expected_calibration_error(one, t, weights) for one in p], axis=1),
+        who,
+        resamples,
+        seed,
+    )
+    return {name: figure.estimate(level) for name, figure in figures_of(sample, t, findings).items()}
 
 
 def reliability(probabilities: ArrayLike, targets: ArrayLike, bins: int = BINS) -> Reliability:

@@ -55,7 +55,7 @@ def paired_difference(
         second = resample(classification_statistic(metric, b, t), who, resamples, seed)
         sample = _subtract(first, second)
         for name, figure in figures_of(sample, t, findings).items():
-            table[name][metric] = _difference(figure, level)
+            table[name][metric] = difference_of(figure, level)
     return table
 
 
@@ -68,7 +68,8 @@ def two_sided_p(differences: ArrayLike) -> float:
     return float(min(1.0, 2 * (1 + min((d <= 0).sum(), (d >= 0).sum())) / (len(d) + 1)))
 
 
-def _difference(figure: Figure, level: float) -> Difference:
+def difference_of(figure: Figure, level: float) -> Difference:
+    """Return a resampled difference with its interval and p value."""
     return Difference(**vars(figure.estimate(level)), p=two_sided_p(figure.sample.resamples[:, 0]))
 
 

@@ -15,16 +15,20 @@ from hilum.localization.components import Detections
 
 Judge = Callable[[Detections, Floats], tuple[Floats, Floats]]
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+OVERLAPS = (0.3, 0.5)
+DETECTION_FIGURES = (*(f"ap@{t:g}" for t in OVERLAPS), "froc", *(f"froc@{r:g}" for r in RATES))
 
 
 @dataclass(frozen=True)
 class Marks:
     """Detections of one finding in N images, from the highest score to the lowest.
 
-    ``image`` (D,): whose; ``hits`` (D,): boxes that it is the first to find; ``false`` (D,): 1 for a false alarm;
-    ``last`` (G,): the last detection of each of the G distinct scores; ``boxes`` (N,): annotated boxes of an image.
+    ``scores`` (D,); ``image`` (D,): whose; ``hits`` (D,): boxes that it is the first to find; ``false`` (D,): 1 for a
+    false alarm; ``last`` (G,): the last detection of each of the G distinct scores; ``boxes`` (N,): annotated boxes of
+    an image.
     """
 
+    scores: Floats
     image: NDArray[np.intp]
     hits: Floats
     false: Floats
@@ -96,6 +100,22 @@ def froc(marks: Marks, rates: Sequence[float] = RATES, weights: ArrayLike | None
     return np.divide(share, boxes[:, None], out=np.full(share.shape, np.nan), where=boxes[:, None] > 0)
 
 
+def detection_statistic(detections: Sequence[Detections], boxes: Boxes) -> Callable[[ArrayLike], Floats]:
+    """Return what maps weights (R, N) to the ``DETECTION_FIGURES`` of one finding, (R, K).
+
+    'ap@0.3' needs an IoU of 0.3; 'froc@2' is the share of boxes found at 2 false alarms an image, 'froc' the mean of
+    it over ``RATES``.
+    """
+    by_overlap, by_point = [match_boxes(detections, boxes, t) for t in OVERLAPS], match_points(detections, boxes)
+
+    def figures(weights: ArrayLike) -> Floats:
+        curve = froc(by_point, RATES, weights)
+        precisions = [detection_ap(marks, weights) for marks in by_overlap]
+        return np.column_stack([*precisions, curve.mean(axis=1), curve])
+
+    return figures
+
+
 def _marks(detections: Sequence[Detections], boxes: Boxes, judge: Judge) -> Marks:
     true = check_boxes(boxes)
     if len(true) != len(detections):
@@ -106,7 +126,7 @@ def _marks(detections: Sequence[Detections], boxes: Boxes, judge: Judge) -> Mark
     order = np.argsort(-scores, kind="stable")
     hits, false = (np.concatenate([np.empty(0), *(pair[k] for pair in judged)])[order] for k in (0, 1))
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True)) if len(scores) else np.empty(0, np.intp)
-    return Marks(image[order], hits, false, last, np.array([len(b) for b in true], dtype=np.float64))
+    return Marks(scores[order], image[order], hits, false, last, np.array([len(b) for b in true], dtype=np.float64))
 
 
 def _cumulative(marks: Marks, weights: ArrayLike | None) -> tuple[Floats, Floats, Floats, Floats]:

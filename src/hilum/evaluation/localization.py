@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hilum.errors import DataError
-from hilum.evaluation.bootstrap import LEVEL, MACRO, Resampled, interval, macro, resample
+from hilum.evaluation.bootstrap import LEVEL, MACRO, Estimate, Figure, Resampled, interval, macro, resample
+from hilum.evaluation.comparison import Difference, difference_of
 from hilum.evaluation.controls import centre_prior_control, gaussian_prior_control, random_map_control
+from hilum.evaluation.detection import DETECTION_FIGURES, detection_statistic
 from hilum.evaluation.maps import ACCURACIES, THRESHOLD, Boxes, Floats, mean_known, measure
-from hilum.localization.components import Threshold
+from hilum.localization.components import Detections, Threshold
 
 Controls = tuple[dict[str, float], ...]
 
@@ -78,12 +80,14 @@ def evaluate_findings(
     accuracies: Sequence[float] = ACCURACIES,
     level: float = LEVEL,
     controls: Mapping[str, Controls] | None = None,
+    called: ArrayLike | None = None,
 ) -> dict[str, dict[str, LocalizationEstimate]]:
     """Return ``evaluate_localization`` of each finding, and of ``'macro'``, their mean on the same resamples.
 
     ``maps`` (N, C, H, W) or (S, N, C, H, W); ``boxes`` names the C findings in order, each with the boxes of
     the N images; ``threshold`` one for all, or by finding; ``controls``: what ``measure_controls`` gave of the
-    same boxes, so that many models of one test set share them. Raises ``DataError``.
+    same boxes, so that many models of one test set share them. ``called`` (S, N, C): which findings the models call;
+    then ``'iou_called'`` is the IoU where they do, CheXlocalize's slice of true positives. Raises ``DataError``.
     """
     m = np.asarray(maps, dtype=np.float64)
     m = m[None] if m.ndim == 4 else m
@@ -94,29 +98,112 @@ def evaluate_findings(
             f"finding named '{MACRO}'; found maps {m.shape} and patients {who.shape}."
         )
     cuts = {f: threshold[f] if isinstance(threshold, Mapping) else threshold for f in boxes}
-    values = np.stack([_values(m[:, :, c], boxes[f], cuts[f], accuracies) for c, f in enumerate(boxes)], axis=-1)
-    sample = resample(lambda weights: _weighted_means(weights, values), who, resamples, seed)
-    counts = (~np.isnan(values)).any(axis=0).sum(axis=0)
+    names, values = measure_findings(m, boxes, cuts, accuracies)
+    if called is not None:
+        slice_ = np.where(np.asarray(called, dtype=bool), values[:, :, names.index("iou")], np.nan)
+        names, values = [*names, "iou_called"], np.concatenate([values, slice_[:, :, None]], axis=2)
     known = controls or {}
-    beside_maps = [
-        known[f] if f in known else measure_controls(boxes[f], who, m.shape[3:], cuts[f], accuracies, seed)
+    beside = {
+        f: known[f] if f in known else measure_controls(boxes[f], who, m.shape[3:], cuts[f], accuracies, seed)
         for f in boxes
-    ]
-    table: dict[str, dict[str, LocalizationEstimate]] = {name: {} for name in (*boxes, MACRO)}
-    for k, name in enumerate(beside_maps[0][0]):
-        part = _columns(sample, k * len(boxes), len(boxes))
-        beside = np.array([[control[name] for control in three] for three in beside_maps])
-        for c, finding in enumerate(boxes):
-            table[finding][name] = _estimate(_columns(part, c, 1), int(counts[k, c]), beside[c], 1, level)
-        exists = ~np.isnan(part.values)
-        means = np.array([mean_known(column) for column in beside[exists].T])
-        table[MACRO][name] = _estimate(macro(part), int(counts[k].sum()), means, int(exists.sum()), level)
+    }
+    sample = resample(lambda weights: _weighted_means(weights, values), who, resamples, seed)
+    return _tabulate(sample, names, (~np.isnan(values)).any(axis=0).sum(axis=0), beside, level)
+
+
+def evaluate_detections(
+    detections: Mapping[str, Sequence[Sequence[Detections]]],
+    boxes: Mapping[str, Boxes],
+    counted: ArrayLike,
+    patients: ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = LEVEL,
+    controls: Mapping[str, Controls] | None = None,
+) -> dict[str, dict[str, LocalizationEstimate]]:
+    """Return the ``DETECTION_FIGURES`` of each finding, and of ``'macro'``, with patient-bootstrap intervals.
+
+    ``detections``: finding → what each of S seeds detects in each of N images; ``boxes`` of the same findings;
+    ``counted`` (N, C): where it is known what there is to find: images with boxes, and negative ones, on which every
+    detection is a false alarm. ``controls`` as in ``evaluate_findings``. Raises ``DataError``.
+    """
+    who, known = np.asarray(patients), np.asarray(counted, dtype=bool)
+    if not boxes or known.shape != (len(who), len(boxes)) or list(detections) != list(boxes) or MACRO in boxes:
+        raise DataError(
+            f"Expected detections and boxes of the same findings, none of them '{MACRO}', and for each of {len(who)} "
+            f"images and {len(boxes)} findings whether it counts; found {list(detections)} and {known.shape}."
+        )
+    statistics = [[detection_statistic(one, boxes[f]) for one in detections[f]] for f in boxes]
+
+    def figures(weights: NDArray[np.generic]) -> Floats:
+        per = [np.stack([one(weights * known[:, c]) for one in seeds], axis=1) for c, seeds in enumerate(statistics)]
+        stacked = np.stack(per, axis=-1)
+        return stacked.reshape(*stacked.shape[:2], -1)
+
+    boxed = np.array([[len(np.asarray(b)) > 0 for b in boxes[f]] for f in boxes]).T & known
+    counts = np.repeat(boxed.sum(axis=0)[None], len(DETECTION_FIGURES), axis=0)
+    sample = resample(figures, who, resamples, seed)
+    return _tabulate(
+        sample, DETECTION_FIGURES, counts, {f: (controls or {}).get(f, ({}, {}, {})) for f in boxes}, level
+    )
+
+
+def evaluate_per_image(
+    values: ArrayLike, patients: ArrayLike, *, resamples: int = 1000, seed: int = 0, level: float = LEVEL
+) -> Estimate:
+    """Return the mean of a figure of each image, (N,) or (S, N) for S seeds, NaN where an image has none."""
+    v = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    sample = resample(lambda weights: _weighted_means(weights, v), patients, resamples, seed)
+    return Figure(sample, int((~np.isnan(v)).any(axis=0).sum()), 0).estimate(level)
+
+
+def paired_localization(
+    first: Floats, second: Floats, patients: ArrayLike, *, resamples: int = 1000, seed: int = 0, level: float = LEVEL
+) -> list[list[Difference]]:
+    """Return first - second of each of K figures, of each of C findings and last of their mean, on the same patients.
+
+    Both are values (S, N, K, C) of ``measure_findings`` on the same images; seeds are averaged within an image first.
+    """
+    difference = (first.mean(axis=0) - second.mean(axis=0))[None]
+    sample = resample(lambda weights: _weighted_means(weights, difference), patients, resamples, seed)
+    counts, findings = (~np.isnan(difference[0])).sum(axis=0), difference.shape[3]
+    table = []
+    for k in range(difference.shape[2]):
+        part = _columns(sample, k * findings, findings)
+        exists = int((~np.isnan(part.values)).sum())
+        figures = [Figure(_columns(part, c, 1), int(counts[k, c]), 0) for c in range(findings)]
+        figures.append(Figure(macro(part), int(counts[k].sum()), 0, exists))
+        table.append([difference_of(figure, level) for figure in figures])
     return table
 
 
-def _values(maps: Floats, boxes: Boxes, threshold: Threshold, accuracies: Sequence[float]) -> Floats:
-    measured = [measure(one, boxes, threshold, accuracies) for one in maps]
-    return np.stack([np.stack(list(figures.values()), axis=-1) for figures in measured])
+def measure_findings(
+    maps: Floats,
+    boxes: Mapping[str, Boxes],
+    thresholds: Mapping[str, Threshold],
+    accuracies: Sequence[float] = ACCURACIES,
+) -> tuple[list[str], Floats]:
+    """Return the names of the K figures of ``measure``, and their values (S, N, K, C) of maps (S, N, C, H, W)."""
+    per = [[measure(one[:, c], boxes[f], thresholds[f], accuracies) for one in maps] for c, f in enumerate(boxes)]
+    values = [np.stack([np.stack(list(one.values()), axis=-1) for one in seeds]) for seeds in per]
+    return list(per[0][0]), np.stack(values, axis=-1)
+
+
+def _tabulate(
+    sample: Resampled, names: Sequence[str], counts: NDArray[np.intp], beside: Mapping[str, Controls], level: float
+) -> dict[str, dict[str, LocalizationEstimate]]:
+    # Figures lie in the sample as (name, finding).
+    table: dict[str, dict[str, LocalizationEstimate]] = {name: {} for name in (*beside, MACRO)}
+    for k, name in enumerate(names):
+        part = _columns(sample, k * len(beside), len(beside))
+        controls = np.array([[control.get(name, np.nan) for control in three] for three in beside.values()])
+        for c, finding in enumerate(beside):
+            table[finding][name] = _estimate(_columns(part, c, 1), int(counts[k, c]), controls[c], 1, level)
+        exists = ~np.isnan(part.values)
+        means = np.array([mean_known(column) for column in controls[exists].T])
+        table[MACRO][name] = _estimate(macro(part), int(counts[k].sum()), means, int(exists.sum()), level)
+    return table
 
 
 def measure_controls(

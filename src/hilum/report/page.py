@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hilum.report import numbers
 from hilum.report.cohorts import label_spaces, left_out, problems, turned
+from hilum.report.evaluation import evaluation_tables, reliability_plots
 from hilum.report.heatmaps import Gallery, colour_bar, examples
 from hilum.report.plots import UNIT, difference_axis, learning_curves, score_axis
 from hilum.report.read import MACRO, RunDirectory, read_run
@@ -108,7 +109,14 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "left_out": left_out(run),
         "problems": problems(run),
         "seconds": seconds,
+        "evaluation": _evaluation(run),
     }
+
+
+def _evaluation(run: RunDirectory) -> dict[str, Any] | None:
+    if run.evaluation is None:
+        return None
+    return {"tables": evaluation_tables(run.evaluation), "plots": reliability_plots(run.evaluation)}
 
 
 def _every_score(results: Results) -> Iterator[Figure]:

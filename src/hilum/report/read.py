@@ -181,6 +181,7 @@ class RunDirectory:
     comparisons: list[Comparison]
     rounds: list[Round]
     gallery: list[GalleryImage]
+    evaluation: Mapping[str, Any] | None = None
 
     def site(self, name: str) -> SiteFacts | None:
         """Return a site by name."""
@@ -229,7 +230,7 @@ def read_run(path: Path) -> RunDirectory:
                 f"{path / name}: expected schema {SCHEMA}; found {content.get('schema')!r}. "
                 "Use the hilum version that wrote this run, or run the study again."
             )
-    gallery = path / "gallery" / "gallery.json"
+    gallery, evaluation = path / "gallery" / "gallery.json", path / "evaluation.json"
     return RunDirectory(
         path=path,
         run=_record(RunFacts, raw, path / "run.json"),
@@ -240,6 +241,7 @@ def read_run(path: Path) -> RunDirectory:
         comparisons=_records(Comparison, metrics.get("comparisons", []), path / "metrics.json"),
         rounds=_rounds(path / "metrics.jsonl"),
         gallery=_records(GalleryImage, _json(gallery), gallery) if gallery.is_file() else [],
+        evaluation=_json(evaluation) if evaluation.is_file() else None,
     )
 
 

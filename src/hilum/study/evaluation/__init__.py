@@ -1,0 +1,1 @@
+"""hilum evaluate: every figure of a run again, with thresholds, calibration and tests."""

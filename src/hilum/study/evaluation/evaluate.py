@@ -1,0 +1,196 @@
+"""A run directory, and perhaps another, → evaluation.json: every figure again, with what was fitted on validation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hilum.errors import RunError
+from hilum.evaluation.bootstrap import LEVEL
+from hilum.evaluation.long_tail import tail_groups
+from hilum.progress import progress
+from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.evaluation.calibration import calibrate
+from hilum.study.evaluation.comparisons import compare_maps, compare_scores, rank_arms, with_families
+from hilum.study.evaluation.localization import Localization
+from hilum.study.evaluation.tuning import Tuned, tune
+from hilum.study.figures import classify
+from hilum.study.outcomes import Outcomes
+from hilum.study.run import load_run_study
+
+NAME = "evaluation.json"
+Record = dict[str, Any]
+Group = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A run as it is evaluated: its models by (arm, model), a seed each, and what was tuned of each."""
+
+    outcomes: Outcomes
+    groups: dict[Group, list[ModelKey]]
+    tuned: dict[Group, dict[str, Tuned]]
+
+    @property
+    def name(self) -> str:
+        """Folder of the run."""
+        return self.outcomes.run.root.name
+
+
+def evaluate_run(root: Path, against: Path | None = None, out: Path | None = None) -> Path:
+    """Write ``evaluation.json`` into the run, or into ``out``, and return its path.
+
+    ``against``: another run of the same test patients, from which the first is compared arm by arm. Raises ``RunError``
+    for a directory that is no finished run, or two runs that have no site, finding or arm in common.
+    """
+    run = read_evaluated(root)
+    other = read_evaluated(against) if against is not None else None
+    pairs = shared_groups(run, other) if other is not None else []
+    outcomes = run.outcomes
+    positives = training_positives(outcomes)
+    content: dict[str, Any] = {
+        "schema": 1,
+        "study": outcomes.study.name,
+        "resamples": outcomes.study.evaluation.resamples,
+        "level": LEVEL,
+        "groups": tail_groups(positives),
+        "training_positives": positives,
+        "validation": any(outcomes.holds(keys, s, "val") for keys in run.groups.values() for s in outcomes.training),
+    }
+    for name in ("thresholds", "classification", "localization", "checks", "calibration"):
+        content[name] = []
+    localization = Localization(outcomes)
+    with progress("evaluating", len(run.groups) + 1) as advance:
+        for (arm, model), keys in run.groups.items():
+            head = {"arm": arm, "model": model, "seeds": len(keys)}
+            for name, records in _figures(run, (arm, model), localization, content["groups"]):
+                content[name] += [{**head, **record} for record in records]
+            advance(1, f"{arm}/{model}")
+        content["comparisons"] = with_families(list(_within(run)))
+        content["ranks"] = list(rank_arms(outcomes, run.groups))
+        if other is not None:
+            content["against"] = other.name
+            content["differences"] = with_families(list(_between(run, other, pairs)))
+    target = RunDirectory(out) if out is not None else outcomes.run
+    target.write_json(NAME, content)
+    if not content["validation"]:
+        print(
+            f"hilum: {outcomes.run.root} keeps nothing of validation patients: maps are cut by Otsu's method, and "
+            f"probabilities are not corrected. 'hilum study {outcomes.run.study} --out {outcomes.run.root} --resume' "
+            "adds them where the images are.",
+            file=sys.stderr,
+        )
+    return target.root / NAME
+
+
+def read_evaluated(root: Path) -> Evaluated:
+    """Return a run with its models and what their validation patients say; raises ``RunError``."""
+    run = RunDirectory(root)
+    study = load_run_study(run)
+    if run.read_json("run.json").get("finished") is None:
+        raise RunError(
+            f"Expected a finished run in {root}; it is not. Finish it with 'hilum study {run.study} --out {root} "
+            "--resume'."
+        )
+    outcomes = Outcomes(study, run)
+    training = [name for name, role in outcomes.roles.items() if role == "training"]
+    groups = {
+        (arm, model): [ModelKey(seed, arm, model) for seed in study.seeds]
+        for arm in study.arms
+        for model in (training if arm == "local" else [arm])
+    }
+    for keys in groups.values():
+        for site in outcomes.sites:
+            outcomes.scores(keys, site)
+    return Evaluated(outcomes, groups, {group: tune(outcomes, keys) for group, keys in groups.items()})
+
+
+def shared_groups(run: Evaluated, other: Evaluated) -> list[tuple[Group, Group]]:
+    """Return the arms that two runs have in common, or the only arm of each; raises ``RunError`` for none."""
+    same = [(group, group) for group in run.groups if group in other.groups]
+    if not same and len(run.groups) == len(other.groups) == 1:
+        same = [(next(iter(run.groups)), next(iter(other.groups)))]
+    findings = [f for f in run.outcomes.study.findings if f in other.outcomes.study.findings]
+    sites = [s for s in run.outcomes.sites if s in other.outcomes.sites]
+    for kind, common, one, two in (
+        ("an arm", same, run.outcomes.study.arms, other.outcomes.study.arms),
+        ("a finding", findings, run.outcomes.study.findings, other.outcomes.study.findings),
+        ("a site with test patients", sites, run.outcomes.sites, other.outcomes.sites),
+    ):
+        if not common:
+            raise RunError(
+                f"Expected {kind} that both runs have; found {', '.join(one)} in {run.name} and {', '.join(two)} in "
+                f"{other.name}. Give another --against."
+            )
+    for site in sites:
+        ours, theirs = (o.outcomes.table("labels", site)[["image_id", "patient"]] for o in (run, other))
+        if not ours.equals(theirs):
+            raise RunError(
+                f"Expected the same test patients in both runs; found others in {other.name} at {site}. Compare runs "
+                "of one split: the same databases, and the same 'split' in the study file."
+            )
+    return same
+
+
+def training_positives(outcomes: Outcomes) -> dict[str, int]:
+    """Return finding → training images that show it, over all hospitals that train; raises ``RunError``."""
+    entries = [e for e in outcomes.run.read_json("sites.json") if e["role"] == "training"]
+    return {
+        finding: sum(e["findings"].get(finding, {}).get("train", {}).get("positive", 0) for e in entries)
+        for finding in outcomes.study.findings
+    }
+
+
+def _figures(
+    run: Evaluated, group: Group, localization: Localization, groups: dict[str, list[str]]
+) -> Iterator[tuple[str, list[Record]]]:
+    outcomes, keys, tuned = run.outcomes, run.groups[group], run.tuned[group]
+    yield "thresholds", [{"finding": finding, **asdict(one)} for finding, one in tuned.items()]
+    yield (
+        "classification",
+        [
+            {"site": site, "finding": finding, "metric": metric, **asdict(estimate)}
+            for site, table in classify(outcomes, keys, groups).items()
+            for finding, metrics in table.items()
+            for metric, estimate in metrics.items()
+            if estimate.n
+        ],
+    )
+    for site in outcomes.sites:
+        found, parts = outcomes.localized(keys, site), {"calibration": calibrate(outcomes, keys, site)}
+        if found is not None:
+            shuffled = outcomes.shuffled(keys, site)
+            parts["localization"] = localization.figures(found, shuffled, site, tuned)
+            parts["checks"] = localization.checks(found, shuffled)
+        for name, records in parts.items():
+            yield name, [{"site": site, **record} for record in records]
+
+
+def _within(run: Evaluated) -> Iterator[Record]:
+    """Yield the federated arm, or the first, minus every other; local is the site's own model."""
+    study = run.outcomes.study
+    lead = "federated" if "federated" in study.arms else study.arms[0]
+    for site in run.outcomes.sites:
+        of_site = {arm: (arm, site if arm == "local" else arm) for arm in study.arms}
+        known = {arm: group for arm, group in of_site.items() if group in run.groups}
+        for arm in (a for a in known if a != lead and lead in known):
+            ours, theirs = (run.outcomes.scores(run.groups[known[a]], site) for a in (lead, arm))
+            head = {"arm": lead, "against": arm, "site": site}
+            yield from ({**head, **r} for r in compare_scores(run.outcomes, ours, theirs, study.findings))
+
+
+def _between(run: Evaluated, other: Evaluated, pairs: Sequence[tuple[Group, Group]]) -> Iterator[Record]:
+    a, b = run.outcomes, other.outcomes
+    findings = [f for f in a.study.findings if f in b.study.findings]
+    mine, theirs = ([o.study.findings.index(f) for f in findings] for o in (a, b))
+    for one, two in pairs:
+        for site in (s for s in a.sites if s in b.sites):
+            keys, other_keys = run.groups[one], other.groups[two]
+            head = {"arm": one[0], "model": one[1], "against": two[0], "against_model": two[1], "site": site}
+            scores = a.scores(keys, site).of(mine), b.scores(other_keys, site).of(theirs)
+            maps = compare_maps(a, keys, run.tuned[one], b, other_keys, other.tuned[two], site)
+            for records in (compare_scores(a, *scores, findings), maps):
+                yield from ({**head, **record} for record in records)

@@ -1,0 +1,134 @@
+"""Maps of a run against boxes: figures with their controls, detections, and whether maps depend on what they show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hilum.evaluation.agreement import other_findings, rank_correlation
+from hilum.evaluation.bootstrap import MACRO
+from hilum.evaluation.controls import average_box_prior, gaussian_prior, random_maps
+from hilum.evaluation.detection import DETECTION_FIGURES, detection_statistic
+from hilum.evaluation.localization import (
+    Controls,
+    evaluate_detections,
+    evaluate_findings,
+    evaluate_per_image,
+    measure_controls,
+    measure_findings,
+)
+from hilum.evaluation.maps import Boxes, mean_known
+from hilum.localization.components import Threshold, detect
+from hilum.randomness import numpy_generator
+from hilum.study.evaluation.tuning import Tuned, counted
+from hilum.study.outcomes import Localized, Maps, Outcomes
+from hilum.study.predictions import GRID
+
+Record = dict[str, Any]
+Floats = NDArray[np.float64]
+
+
+class Localization:
+    """Figures of the maps of a run; controls of the same boxes at the same threshold are measured once."""
+
+    def __init__(self, outcomes: Outcomes) -> None:
+        self.outcomes = outcomes
+        spec = outcomes.study
+        self.options: dict[str, Any] = {"resamples": spec.evaluation.resamples, "seed": spec.split.seed}
+        self._controls: dict[Any, Controls] = {}
+
+    def figures(
+        self, found: Localized, shuffled: Maps | None, site: str, tuned: Mapping[str, Tuned]
+    ) -> Iterator[Record]:
+        """Yield every figure of each finding with boxes at a site, and of ``'macro'``, beside its controls."""
+        boxed = found.with_boxes()
+        blind = {} if shuffled is None else self._of_shuffled(boxed, shuffled, tuned)
+        table = evaluate_findings(
+            boxed.maps,
+            boxed.boxes,
+            boxed.patients,
+            threshold={f: tuned[f].threshold for f in boxed.boxes},
+            controls={
+                f: self._measured(site, f, b, boxed.patients, tuned[f].threshold) for f, b in boxed.boxes.items()
+            },
+            called=boxed.scores >= np.array([tuned[f].call for f in boxed.boxes]),
+            **self.options,
+        )
+        yield from _records(table, blind)
+        yield from _records(self._detections(found, tuned), {})
+
+    def checks(self, found: Localized, shuffled: Maps | None) -> Iterator[Record]:
+        """Yield whether the maps of a finding on its images depend on the weights, and on the finding."""
+        for c, (finding, boxes) in enumerate(found.boxes.items()):
+            rows = np.flatnonzero([len(b) > 0 for b in boxes])
+            if not len(rows):
+                continue
+            own = found.maps[:, rows, c]
+            values = dict(zip(("other_findings", "same_peak"), self._others(found, rows, c), strict=True))
+            if shuffled is not None:
+                blind = shuffled.chosen(found.ids[rows])[:, :, self.outcomes.study.findings.index(finding)]
+                values["shuffled"] = np.stack([rank_correlation(a, b) for a, b in zip(own, blind, strict=True)])
+            for check, value in values.items():
+                estimate = asdict(evaluate_per_image(value, found.patients[rows], **self.options))
+                yield {"finding": finding, "check": check, **{k: estimate[k] for k in ("value", "low", "high", "n")}}
+
+    def _others(self, found: Localized, rows: NDArray[np.intp], c: int) -> tuple[Floats, Floats]:
+        per = [other_findings(one[rows], found.columns[c]) for one in found.every]
+        return np.stack([p[0] for p in per]), np.stack([p[1] for p in per])
+
+    def _of_shuffled(self, boxed: Localized, shuffled: Maps, tuned: Mapping[str, Tuned]) -> dict[str, dict[str, float]]:
+        """Return finding → figure → its mean for maps of the models with shuffled weights."""
+        columns = [self.outcomes.study.findings.index(f) for f in boxed.boxes]
+        maps = shuffled.chosen(boxed.ids)[:, :, columns].astype(np.float64)
+        names, values = measure_findings(maps, boxed.boxes, {f: tuned[f].threshold for f in boxed.boxes})
+        return {
+            f: {name: mean_known(values[:, :, k, c].ravel()) for k, name in enumerate(names)}
+            for c, f in enumerate(boxed.boxes)
+        }
+
+    def _measured(
+        self, site: str, finding: str, boxes: Boxes, patients: NDArray[np.int64], threshold: Threshold
+    ) -> Controls:
+        key = (site, finding, threshold)
+        if key not in self._controls:
+            self._controls[key] = measure_controls(boxes, patients, GRID, threshold, seed=self.options["seed"])
+        return self._controls[key]
+
+    def _detections(self, found: Localized, tuned: Mapping[str, Tuned]) -> Any:
+        known = np.stack([counted(found, f) for f in found.boxes], axis=1)
+        detections, controls = {}, {}
+        for c, (finding, boxes) in enumerate(found.boxes.items()):
+            cut, scores = tuned[finding].threshold, found.scores[:, :, c]
+            detections[finding] = [detect(one[:, c], s, cut) for one, s in zip(found.maps, scores, strict=True)]
+            controls[finding] = self._blind(found, boxes, known[:, c], scores.mean(axis=0), cut)
+        return evaluate_detections(detections, found.boxes, known, found.patients, controls=controls, **self.options)
+
+    def _blind(
+        self, found: Localized, boxes: Boxes, known: NDArray[np.bool_], scores: Floats, threshold: Threshold
+    ) -> Controls:
+        """Return what maps that never saw the image detect, with the model's probabilities of each image."""
+        rng = numpy_generator(self.options["seed"], "random maps", "detection")
+        alone = len(np.unique(found.patients[[len(np.asarray(b)) > 0 for b in boxes]])) < 2
+        prior = np.zeros((len(boxes), *GRID)) if alone else average_box_prior(boxes, found.patients, GRID)
+        blind = (random_maps(len(boxes), GRID, rng), prior, np.broadcast_to(gaussian_prior(GRID), (len(boxes), *GRID)))
+        figures = [
+            detection_statistic(detect(maps, scores, threshold), boxes)(known[None].astype(float)) for maps in blind
+        ]
+        figures[1] = np.full_like(figures[1], np.nan) if alone else figures[1]
+        first, second, third = (dict(zip(DETECTION_FIGURES, map(float, f[0]), strict=True)) for f in figures)
+        return first, second, third
+
+
+def _records(table: Mapping[str, Mapping[str, Any]], shuffled: Mapping[str, Mapping[str, float]]) -> Iterator[Record]:
+    every = list(shuffled.values())
+    means = {name: mean_known(np.array([one[name] for one in every])) for name in (every[0] if every else {})}
+    for finding, metrics in table.items():
+        beside = means if finding == MACRO else shuffled.get(finding, {})
+        for metric, estimate in metrics.items():
+            if estimate.n:
+                blind = beside.get(metric, float("nan"))
+                yield {"finding": finding, "metric": metric, **asdict(estimate), "shuffled": blind}

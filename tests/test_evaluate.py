@@ -1,0 +1,348 @@
+"""hilum evaluate: figures that agree with the tables of a run, fitted on validation patients alone, told in words."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score
+
+import hospitals
+from fake_run import write_fake_run
+from hilum.evaluation.calibration import expected_calibration_error
+from hilum.evaluation.delong import delong
+from hilum.evaluation.maps import iou, pixel_auprc
+from hilum.evaluation.significance import friedman_nemenyi, holm
+from hilum.report import write_report
+
+REFERENCE = (Path(__file__).parents[1] / "docs/reference/run-directory.md").read_text(encoding="utf-8")
+FINDINGS = list(hospitals.FINDINGS)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluated copy of the tiny run."""
+    out = copy(tiny_run, tmp_path_factory.mktemp("evaluated") / "run")
+    outcome = hospitals.hilum("evaluate", out)
+    assert outcome.status == 0, outcome.err
+    (out / "printed").write_text(outcome.out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def content(run: Path) -> dict[str, Any]:
+    return dict(hospitals.json_of(run / "evaluation.json"))
+
+
+def copy(run: Path, target: Path, *arms: str) -> Path:
+    """Copy a run, or what it holds of some of its arms."""
+    shutil.copytree(run, target, ignore=shutil.ignore_patterns("rounds", "models"))
+    if arms:
+        text = (target / "study.yaml").read_text()
+        (target / "study.yaml").write_text(re.sub(r"arms:\n(- \w+\n)+", f"arms: {json.dumps(arms)}\n", text))
+    return target
+
+
+def of(records: list[dict[str, Any]], **chosen: Any) -> dict[str, Any]:
+    (found,) = [r for r in records if all(r.get(k) == v for k, v in chosen.items())]
+    return found
+
+
+def table(run: Path, kind: str, site: str, seed: int | None = None, model: str = "federated/federated") -> pd.DataFrame:
+    return pd.read_csv(run / kind / (f"{site}.csv" if seed is None else f"seed_{seed}/{model}/{site}.csv"))
+
+
+def scores(run: Path, site: str, model: str = "federated/federated") -> np.ndarray:
+    return np.stack([table(run, "predictions", site, s, model)[FINDINGS].to_numpy(float) for s in (0, 1)])
+
+
+def test_figures_agree_with_the_tables(run: Path, content: dict[str, Any]) -> None:
+    labels, said = table(run, "labels", "north")[FINDINGS].to_numpy(float), scores(run, "north")
+    every = [[average_precision_score(labels[:, c], one[:, c]) for c in (0, 1)] for one in said]
+    head = {"arm": "federated", "site": "north"}
+    macro = of(content["classification"], **head, finding="macro", metric="average_precision")
+    assert macro["value"] == pytest.approx(np.mean(every))
+    assert (macro["findings"], macro["seeds"]) == (2, 2)
+    raw = of(content["calibration"], **head, finding="Nodule", correction="raw")
+    expected = np.mean([expected_calibration_error(one, labels)[0] for one in said])
+    assert raw["value"] == pytest.approx(expected)
+    points = raw["reliability"]
+    assert sum(points["images"]) == 2 * len(labels)
+    assert np.average(points["observed"], weights=points["images"]) == pytest.approx(labels[:, 0].mean())
+
+
+def test_maps_are_measured_on_images_with_boxes(run: Path, content: dict[str, Any]) -> None:
+    boxes = table(run, "boxes", "east").groupby("image_id")[["x0", "y0", "x1", "y1"]]
+    values: dict[str, list[float]] = {"pixel_auprc": [], "iou": []}
+    threshold = of(content["thresholds"], arm="federated", finding="Nodule")["threshold"]
+    for seed in (0, 1):
+        with np.load(run / f"maps/seed_{seed}/federated/federated/east.npz") as stored:
+            for name, found in zip(stored["image_id"], stored["maps"][:, 0].astype(float), strict=True):
+                if name in boxes.groups:
+                    box = [boxes.get_group(name).to_numpy()]
+                    values["pixel_auprc"].append(pixel_auprc(found[None], box)[0])
+                    values["iou"].append(iou(found[None], box, threshold)[0])
+    for metric, expected in values.items():
+        record = of(content["localization"], arm="federated", site="east", finding="Nodule", metric=metric)
+        assert record["value"] == pytest.approx(np.mean(expected))
+        assert record["n"] == len(expected) / 2
+        assert all(0 <= record[name] <= 1 for name in ("random_map", "centre_prior", "gaussian_prior", "shuffled"))
+    same = ("pointing_game", "box_energy")
+    before = [r for r in hospitals.json_of(run / "metrics.json")["localization"] if r["seed"] == "all"]
+    for record in (r for r in before if r["metric"] in same):
+        key = {k: record[k] for k in ("arm", "model", "site", "finding", "metric")}
+        assert of(content["localization"], **key)["value"] == pytest.approx(record["value"])
+
+
+def test_detections_count_negative_images(content: dict[str, Any]) -> None:
+    names = {r["metric"] for r in content["localization"]}
+    assert {"ap@0.3", "ap@0.5", "froc", "froc@0.125", "froc@8", "iou_called", "iobb>0.7", "false_boxes@0.1"} <= names
+    for site in ("north", "south", "east"):
+        rates = [
+            of(content["localization"], arm="pooled", site=site, finding="Nodule", metric=f"froc@{r}")["value"]
+            for r in ("0.125", "0.25", "0.5", "1", "2", "4", "8")
+        ]
+        assert rates == sorted(rates)
+        mean = of(content["localization"], arm="pooled", site=site, finding="Nodule", metric="froc")["value"]
+        assert mean == pytest.approx(np.mean(rates))
+
+
+def test_checks_of_maps(content: dict[str, Any]) -> None:
+    assert {r["check"] for r in content["checks"]} == {"shuffled", "other_findings", "same_peak"}
+    assert {r["finding"] for r in content["checks"]} == {"Nodule"}
+    assert all(-1 <= r["value"] <= 1 for r in content["checks"] if r["value"] is not None)
+
+
+def test_differences_between_arms_are_corrected_as_a_family(run: Path, content: dict[str, Any]) -> None:
+    labels = table(run, "labels", "east")
+    t, a, b = labels[FINDINGS].to_numpy(float), scores(run, "east"), scores(run, "east", "pooled/pooled")
+    exact = delong(a, t, labels["patient"], FINDINGS, b)
+    record = of(content["comparisons"], site="east", finding="Nodule", metric="auroc", against="pooled")
+    assert record["p_delong"] == pytest.approx(exact["Nodule"].p)
+    assert record["value"] == pytest.approx(exact["Nodule"].value)
+    for metric, p in (("auroc", "p_delong"), ("average_precision", "p")):
+        for chosen in (lambda r: r["finding"] == "macro", lambda r: r["finding"] != "macro"):
+            family = [r for r in content["comparisons"] if r["metric"] == metric and chosen(r)]
+            values = [np.nan if r[p] is None else r[p] for r in family]
+            expected = [None if np.isnan(v) else pytest.approx(v) for v in holm(values)]
+            assert [r["p_holm"] for r in family] == expected
+    assert {(r["site"], r["against"]) for r in content["comparisons"]} == {
+        ("north", "local"), ("south", "local"), *((s, "pooled") for s in ("north", "south", "east"))
+    }  # fmt: skip
+
+
+def test_arms_are_ranked_over_the_seeds(run: Path, content: dict[str, Any]) -> None:
+    ranks = of(content["ranks"], metric="average_precision")
+    values = np.zeros((2, 3))
+    for site in ("north", "south"):
+        columns = [0, 1] if site == "north" else [0]
+        labels = table(run, "labels", site)[FINDINGS].to_numpy(float)
+        for a, model in enumerate((f"local/{site}", "pooled/pooled", "federated/federated")):
+            for s, one in enumerate(scores(run, site, model)):
+                values[s, a] += np.mean([average_precision_score(labels[:, c], one[:, c]) for c in columns])
+    assert ranks["sites"] == ["north", "south"]
+    expected = friedman_nemenyi(values, ["local", "pooled", "federated"])
+    assert ranks["ranks"] == expected.ranks.tolist()
+    assert ranks["p"] == pytest.approx(expected.p)
+    assert ranks["seeds"] == 2
+
+
+def test_nothing_is_fitted_on_test_patients(run: Path, content: dict[str, Any], tmp_path: Path) -> None:
+    """Other labels, boxes, scores and maps of test patients leave every fit as it was, to the last digit."""
+    other = copy(run, tmp_path / "run", "federated")
+    for path in (other / "labels").glob("*.csv"):
+        rows = pd.read_csv(path)
+        rows[FINDINGS] = 1 - rows[FINDINGS]
+        rows.to_csv(path, index=False)
+    for path in (other / "boxes").glob("*.csv"):
+        pd.read_csv(path).assign(x0=0.0, y0=0.0, x1=0.5, y1=0.5).to_csv(path, index=False)
+    for path in (other / "predictions").rglob("*.csv"):
+        rows = pd.read_csv(path)
+        rows[FINDINGS] = rows[FINDINGS] ** 3
+        rows.to_csv(path, index=False)
+    outcome = hospitals.hilum("evaluate", other, "--out", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    again = hospitals.json_of(tmp_path / "out/evaluation.json")
+    assert again["thresholds"] == [r for r in content["thresholds"] if r["arm"] == "federated"]
+    assert of(again["classification"], site="north", finding="macro", metric="auroc")["value"] != pytest.approx(
+        of(content["classification"], arm="federated", site="north", finding="macro", metric="auroc")["value"]
+    )
+    fitted = [r for r in content["calibration"] if r["arm"] == "federated" and "slope" in r]
+    assert len(fitted) > 4
+    for record in fitted:
+        key = {k: record[k] for k in ("arm", "model", "site", "finding", "correction")}
+        assert of(again["calibration"], **key)["slope"] == record["slope"]
+        assert of(again["calibration"], **key)["intercept"] == record["intercept"]
+    assert (other / "evaluation.json").read_bytes() == (run / "evaluation.json").read_bytes()  # --out leaves the run
+
+
+def test_without_validation_patients_maps_are_cut_by_otsu(run: Path, tmp_path: Path) -> None:
+    other = copy(run, tmp_path / "run", "federated")
+    shutil.rmtree(other / "validation")
+    shutil.rmtree(other / "shuffled")
+    outcome = hospitals.hilum("evaluate", other)
+    assert outcome.status == 0, outcome.err
+    assert "keeps nothing of validation patients" in outcome.err
+    assert "--resume" in outcome.err
+    found = hospitals.json_of(other / "evaluation.json")
+    assert {r["threshold"] for r in found["thresholds"]} == {"otsu"}
+    assert {r["correction"] for r in found["calibration"]} == {"raw"}
+    assert {r["check"] for r in found["checks"]} == {"other_findings", "same_peak"}
+    assert {r["shuffled"] for r in found["localization"]} == {None}
+    assert 'id="calibration"' in (other / "report.html").read_text()
+
+
+def test_prints_and_reports_what_it_found_and_names_nobody(run: Path) -> None:
+    printed, page = (run / "printed").read_text(), (run / "report.html").read_text()
+    for title in (
+        "Average precision",
+        "Maps against boxes",
+        "Beside maps that cannot know",
+        "Expected calibration error",
+    ):
+        assert f"{title}:" in printed
+        assert f"<h3>{title}</h3>" in page
+    assert 'class="reliability"' in page
+    assert 'href="#tests"' in page
+    assert f"figures: {run / 'evaluation.json'}" in printed
+    ids = table(run, "splits", "north")["image_id"].tolist()
+    for text in (printed, page, (run / "evaluation.json").read_text()):
+        assert not [i for i in ids if i in text]
+        assert "secret" not in text
+
+
+@pytest.fixture(scope="module")
+def itself(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one arm, evaluated against itself into another directory."""
+    out = tmp_path_factory.mktemp("itself")
+    one = copy(run, out / "one", "federated")
+    outcome = hospitals.hilum("evaluate", one, "--against", one, "--out", out)
+    assert outcome.status == 0, outcome.err
+    assert "Differences to the run one:" in outcome.out
+    return out / "evaluation.json"
+
+
+def test_a_run_against_itself_differs_in_nothing(itself: Path) -> None:
+    found = hospitals.json_of(itself)["differences"]
+    assert {r["metric"] for r in found} >= {"auroc", "average_precision", "pointing_game", "iou", "pixel_auprc"}
+    assert {(r["value"], r["low"], r["high"], r["p"]) for r in found if r["value"] is not None} == {(0, 0, 0, 1)}
+
+
+def better(run: Path) -> Path:
+    """Make the federated models of a copy know the answer, and point their maps at every box."""
+    for path in (run / "predictions").glob("*/federated/federated/*.csv"):
+        labels, rows = table(run, "labels", path.stem), pd.read_csv(path)
+        for finding in FINDINGS:
+            rows[finding] = np.where(labels[finding] == 1, 0.9, 0.1)
+        rows.to_csv(path, index=False)
+    for path in (run / "maps").glob("*/federated/federated/*.npz"):
+        boxes = table(run, "boxes", path.stem).set_index("image_id")
+        with np.load(path) as stored:
+            parts = dict(stored)
+        for row, name in enumerate(parts["image_id"]):
+            if name in boxes.index:
+                x0, y0, x1, y1 = (boxes.loc[name, ["x0", "y0", "x1", "y1"]].to_numpy(float) * 56).round().astype(int)
+                parts["maps"][row] = 0
+                parts["maps"][row, :, y0:y1, x0:x1] = 1
+        np.savez(path, **parts)
+    return run
+
+
+def test_a_better_run_is_better(run: Path, tmp_path: Path) -> None:
+    outcome = hospitals.hilum("evaluate", better(copy(run, tmp_path / "best", "federated")), "--against", run)
+    assert outcome.status == 0, outcome.err
+    found = hospitals.json_of(tmp_path / "best/evaluation.json")["differences"]
+    for metric in ("auroc", "pointing_game", "iou", "pixel_auprc"):
+        record = of(found, arm="federated", site="north", finding="macro", metric=metric)
+        assert record["value"] > 0, metric
+    assert of(found, arm="federated", site="north", finding="Nodule", metric="iou")["low"] > 0
+    assert {r["arm"] for r in found} == {"federated"}
+
+
+def rename_images(run: Path) -> None:
+    for path in [*(run / "labels").glob("*.csv"), *(run / "predictions").rglob("*.csv")]:
+        rows = pd.read_csv(path)
+        rows.assign(image_id="other" + rows["image_id"]).to_csv(path, index=False)
+    shutil.rmtree(run / "maps")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (rename_images, "Expected the same test patients in both runs"),
+        (lambda run: (run / "study.yaml").unlink(), "Expected study.yaml"),
+        (
+            lambda run: (run / "run.json").write_text(
+                (run / "run.json").read_text().replace('"finished": "', '"was": "')
+            ),
+            "Expected a finished run",
+        ),
+        (lambda run: shutil.rmtree(run / "predictions"), "--resume': it writes what is missing"),
+    ],
+)
+def test_says_what_is_wrong_with_the_other_run(
+    spoil: Callable[[Path], Any], message: str, run: Path, tmp_path: Path
+) -> None:
+    other = copy(run, tmp_path / "other")
+    spoil(other)
+    outcome = hospitals.hilum("evaluate", run, "--against", other, "--out", tmp_path / "out")
+    assert outcome.status == 1
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert "north00" not in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_without_a_common_arm_are_refused(run: Path, tmp_path: Path) -> None:
+    one, two = copy(run, tmp_path / "one", "federated", "pooled"), copy(run, tmp_path / "two", "local")
+    outcome = hospitals.hilum("evaluate", one, "--against", two)
+    assert outcome.status == 1
+    assert "Expected an arm that both runs have" in outcome.err
+    assert "found federated, pooled in one and local in two" in outcome.err
+
+
+def test_the_only_arms_of_two_runs_are_compared(run: Path, tmp_path: Path) -> None:
+    one, two = copy(run, tmp_path / "one", "federated"), copy(run, tmp_path / "two", "pooled")
+    assert hospitals.hilum("evaluate", one, "--against", two).status == 0
+    found, within = (hospitals.json_of(r / "evaluation.json") for r in (one, run))
+    assert (found["comparisons"], found["ranks"]) == ([], [])
+    record = of(found["differences"], site="east", finding="Nodule", metric="auroc")
+    assert (record["arm"], record["against"]) == ("federated", "pooled")
+    expected = of(within["comparisons"], site="east", finding="Nodule", metric="auroc", against="pooled")
+    assert {k: record[k] for k in ("value", "low", "high", "p")} == {
+        k: expected[k] for k in ("value", "low", "high", "p")
+    }
+
+
+def keys_of(heading: str) -> list[str]:
+    section = re.split(r"\n#{2,3} ", REFERENCE.split(f"# `{heading}`\n")[1])[0]
+    return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+
+
+def test_keys_are_those_of_the_reference(content: dict[str, Any], itself: Path) -> None:
+    found = content | {k: hospitals.json_of(itself)[k] for k in ("against", "differences")}
+    assert set(found) == set(keys_of("evaluation.json"))
+    optional = {"reliability", "slope", "intercept", "p_delong", "positives"}
+    for name in ("thresholds", "classification", "localization", "checks", "calibration", "comparisons", "ranks"):
+        for record in found[name]:
+            assert (
+                set(keys_of(f"evaluation.json: {name}")) - optional
+                <= set(record)
+                <= set(keys_of(f"evaluation.json: {name}"))
+            )
+    assert {k for r in found["differences"] for k in r} - {"model", "against_model"} <= {
+        k for k in keys_of("evaluation.json: comparisons")
+    }
+
+
+def test_a_report_without_an_evaluation_has_no_such_section(tmp_path: Path) -> None:
+    page = write_report(write_fake_run(tmp_path)).read_text()
+    assert 'id="evaluation"' not in page
+    assert 'href="#calibration"' not in page
