@@ -187,3 +187,23 @@ def test_refuses_what_does_not_fit():
         evaluate_sites(scores, targets, np.arange(10), ["macro"] * 10, ["Mass", "Edema"])
     with pytest.raises(UnknownName, match="auroc"):
         evaluate_classification(scores, targets, np.arange(10), ["Mass", "Edema"], metrics=["auroq"])
+
+
+def test_groups_of_findings_are_means_and_an_empty_one_is_absent():
+    scores, targets = sample(200, 3)
+    tables = evaluate_sites(
+        scores,
+        targets,
+        np.arange(200),
+        ["north"] * 200,
+        ["Mass", "Edema", "Hernia"],
+        resamples=50,
+        groups={"head": ["Mass", "Hernia"], "medium": [], "tail": ["Edema"]},
+    )
+    each = average_precision(scores, targets)
+    found = {name: row["average_precision"] for name, row in tables["north"].items()}
+    assert found["head"].value == pytest.approx((each[0] + each[2]) / 2)
+    assert (found["head"].findings, found["head"].n) == (2, 400)
+    assert found["tail"].low == found["Edema"].low
+    assert "medium" not in found
+    assert tables["macro"]["head"]["auroc"].value == pytest.approx(tables["north"]["head"]["auroc"].value)

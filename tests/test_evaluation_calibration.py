@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from hilum.errors import DataError
 from hilum.evaluation.calibration import (
     Correction,
+    evaluate_calibration,
     expected_calibration_error,
     fit_platt,
     fit_prior_shift,
@@ -97,3 +98,15 @@ def test_certain_probabilities_stay_finite():
 def test_refuses_scores_that_are_no_probabilities():
     with pytest.raises(DataError, match="sigmoid"):
         expected_calibration_error([[2.0], [0.1]], [[1], [0]])
+
+
+def test_a_table_of_errors_averages_seeds_and_findings():
+    rng = np.random.default_rng(5)
+    p, t = rng.random((2, 60, 2)), (rng.random((60, 2)) < 0.4).astype(float)
+    t[:, 1] = np.nan
+    table = evaluate_calibration(p, t, np.arange(60), ["Mass", "Edema"], resamples=100)
+    each = [expected_calibration_error(one, t)[0] for one in p]
+    assert table["Mass"].value == pytest.approx(np.mean(each))
+    assert table["macro"].value == table["Mass"].value
+    assert (table["macro"].findings, table["Edema"].n) == (1, 0)
+    assert np.isnan(table["Edema"].value)

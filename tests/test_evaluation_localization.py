@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from hilum.errors import DataError
+from hilum.evaluation.bootstrap import MACRO
 from hilum.evaluation.boxes import check_boxes, cover, overlaps
 from hilum.evaluation.controls import (
     average_box_prior,
@@ -15,7 +16,14 @@ from hilum.evaluation.controls import (
     random_map_control,
     random_maps,
 )
-from hilum.evaluation.localization import evaluate_findings, evaluate_localization
+from hilum.evaluation.localization import (
+    evaluate_detections,
+    evaluate_findings,
+    evaluate_localization,
+    evaluate_per_image,
+    measure_findings,
+    paired_localization,
+)
 from hilum.evaluation.maps import (
     box_energy,
     false_boxes,
@@ -27,7 +35,7 @@ from hilum.evaluation.maps import (
     pixel_auprc,
     pointing_game,
 )
-from hilum.localization.components import connected_boxes
+from hilum.localization.components import connected_boxes, detect
 
 SIDES = [1, 2, 3, 5, 8, 10]
 QUARTER = [[0.0, 0.0, 0.5, 0.5]]
@@ -255,3 +263,60 @@ def test_otsu_cuts_each_map_by_itself():
     controls = evaluate_localization(maps, boxes, ["a", "b"], resamples=100, threshold="otsu")
     assert controls["iou"].value == 1
     assert 0 < controls["iou"].random_map < 1
+
+
+def test_the_slice_of_true_positives_leaves_out_what_is_not_called():
+    maps = np.stack([heat((0, 0, 1.0))[0], heat((3, 3, 1.0))[0], heat((0, 0, 1.0))[0]])[:, None]
+    table = evaluate_findings(
+        maps, {"Mass": [QUARTER] * 3}, np.arange(3), resamples=100, called=np.array([[[1], [1], [0]]])
+    )
+    assert table["Mass"]["iou"].value == pytest.approx((0.25 + 0 + 0.25) / 3)
+    assert table["Mass"]["iou_called"].value == pytest.approx(0.25 / 2)
+    assert table["Mass"]["iou_called"].n == 2
+    assert np.isnan(table["Mass"]["iou_called"].random_map)
+
+
+def test_detections_over_images_findings_and_seeds():
+    """Seed 0 finds Mass in its image and raises a false alarm on the negative one; seed 1 finds nothing."""
+    first = np.stack([heat((0, 0, 1.0), (0, 1, 1.0), (1, 0, 1.0), (1, 1, 1.0))[0], heat((2, 2, 1.0))[0]] * 2)
+    second = np.zeros_like(first)
+    probabilities = [0.4, 0.9, 0.9, 0.9]
+    boxes = {"Mass": [QUARTER, [], [], []], "Edema": [[], [], QUARTER, []]}
+    counted = np.array([[True, True], [True, True], [False, True], [False, False]])
+    detections = {f: [detect(m, probabilities, 0.5) for m in (first, second)] for f in boxes}
+    table = evaluate_detections(
+        detections, boxes, counted, np.arange(4), resamples=100, controls={"Mass": ({"ap@0.3": 0.1}, {}, {})}
+    )
+    # Mass: the false alarm scores higher: precision 1/2 at its only hit. Edema: its hit ties with one false alarm.
+    assert table["Mass"]["ap@0.3"].value == pytest.approx(0.5 / 2)
+    assert table["Edema"]["ap@0.3"].value == pytest.approx(0.5 / 2)
+    assert table[MACRO]["ap@0.3"].value == pytest.approx(0.25)
+    assert (table["Mass"]["ap@0.3"].n, table[MACRO]["ap@0.3"].n, table[MACRO]["ap@0.3"].findings) == (1, 2, 2)
+    assert table["Mass"]["ap@0.3"].random_map == 0.1
+    assert table["Mass"]["froc@0.25"].value == 0  # one false alarm on two images comes first
+    assert table["Mass"]["froc@0.5"].value == 0.5
+    assert table["Edema"]["froc@0.5"].value == 0.5  # two false alarms on three images
+    with pytest.raises(DataError, match="same findings"):
+        evaluate_detections({"Mass": detections["Mass"]}, boxes, counted, np.arange(4))
+
+
+def test_a_mean_over_images_is_over_those_that_have_a_figure():
+    estimate = evaluate_per_image([[0.2, np.nan, 0.6], [0.4, np.nan, 0.8]], ["a", "b", "c"], resamples=100)
+    assert estimate.value == pytest.approx(0.5)
+    assert estimate.n == 2
+    assert estimate.sd == pytest.approx(0.2 / np.sqrt(2))
+
+
+def test_maps_of_two_arms_are_paired_by_image():
+    """What both arms share cancels: the interval of a constant gap is the gap."""
+    rng = np.random.default_rng(0)
+    boxes = {"Mass": [QUARTER] * 20, "Edema": [QUARTER if k < 10 else [] for k in range(20)]}
+    maps = random_maps(40, (4, 4), rng).reshape(1, 20, 2, 4, 4)
+    names, values = measure_findings(maps, boxes, {"Mass": 0.5, "Edema": 0.5})
+    k = names.index("box_energy")
+    gap = np.full_like(values, 0.1) * [1, 2]
+    row = paired_localization(values + gap, values, np.arange(20), resamples=100)[k]
+    assert [r.value for r in row] == pytest.approx([0.1, 0.2, 0.15])
+    assert [(r.low, r.high) for r in row] == [pytest.approx((r.value, r.value)) for r in row]
+    assert [(r.n, r.findings) for r in row] == [(20, 1), (10, 1), (30, 2)]
+    assert row[0].p == pytest.approx(2 / 101)
