@@ -16,13 +16,24 @@ from hilum.errors import HilumError, UnknownName
 from hilum.evaluation import METRICS
 from hilum.federation.strategies import STRATEGIES
 from hilum.localization.localizers import LOCALIZERS
-from hilum.models import BACKBONES, NECKS, POOLINGS
+from hilum.models import BACKBONES, INITIALIZATIONS, NECKS, POOLINGS
 from hilum.randomness import derive_seed, numpy_generator, torch_generator
 from hilum.registry import Registry
 from hilum.sites.partitioners import PARTITIONERS
 from hilum.training.losses import LOSSES
 
-REGISTRIES = [DATABASES, PARTITIONERS, METRICS, STRATEGIES, BACKBONES, NECKS, POOLINGS, LOCALIZERS, LOSSES]
+REGISTRIES = [
+    DATABASES,
+    PARTITIONERS,
+    METRICS,
+    STRATEGIES,
+    BACKBONES,
+    NECKS,
+    POOLINGS,
+    INITIALIZATIONS,
+    LOCALIZERS,
+    LOSSES,
+]
 ENTRIES = [pytest.param(registry, name, id=f"{registry.kind}-{name}") for registry in REGISTRIES for name in registry]
 SMALL = Registry("shape", {"square": "math:sqrt", "circle": "hilum.nowhere:Circle"})
 

@@ -14,6 +14,7 @@ KINDS = {
     "backbones": "hilum.models:BACKBONES",
     "necks": "hilum.models:NECKS",
     "poolings": "hilum.models:POOLINGS",
+    "initializations": "hilum.models:INITIALIZATIONS",
     "localizers": "hilum.localization.localizers:LOCALIZERS",
     "losses": "hilum.training.losses:LOSSES",
     "strategies": "hilum.federation.strategies:STRATEGIES",

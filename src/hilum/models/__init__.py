@@ -24,6 +24,15 @@ NECKS = Registry(
     },
 )
 
+INITIALIZATIONS = Registry(
+    "initialization",
+    {
+        "none": "hilum.models.initialization.base:Initialization",
+        "mean_var": "hilum.models.initialization.mean_var:MeanVar",
+        "transfusion": "hilum.models.initialization.transfusion:Transfusion",
+    },
+)
+
 POOLINGS = Registry(
     "pooling",
     {

@@ -24,9 +24,10 @@ from hilum.federation.runtimes.processes import Processes
 from hilum.federation.strategies.base import Strategy
 from hilum.federation.strategies.fedavg import HEADS_OF
 from hilum.federation.worker import Worker
+from hilum.models import INITIALIZATIONS
 from hilum.models.classifier import LocalizingClassifier, build_model
 from hilum.models.site_heads import SiteHeads
-from hilum.randomness import derive_seed
+from hilum.randomness import derive_seed, torch_generator
 from hilum.sites.site import Site
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.federations import (
@@ -75,6 +76,29 @@ def new_model(study: Study, seed: int) -> LocalizingClassifier:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def initial_model(study: Study, seed: int) -> LocalizingClassifier:
+    """Return the classifier of ``new_model`` with what its trunk takes from a donor.
+
+    Raises ``StudyError`` for a donor that cannot be read, or that is of another trunk.
+    """
+    model, spec = new_model(study, seed), study.model.initialization
+    if spec.name == "none":
+        return model
+    try:
+        initialize = INITIALIZATIONS.load(spec.name)(**(spec.model_extra or {}))
+        state = load_state(Path(initialize.donor))
+        trunk = {k.removeprefix("backbone."): tensor for k, tensor in state.items() if k.startswith("backbone.")}
+        initialize(model.backbone, trunk, torch_generator(seed, "initialization"))
+    except (TypeError, ValueError) as error:
+        raise StudyError(f"Expected values that the initialization '{spec.name}' takes; it says: {error}.") from error
+    except RunError:
+        raise StudyError(
+            f"Expected model.initialization.donor to be weights that a study wrote (model.safetensors); could not read "
+            f"{initialize.donor}."
+        ) from None
+    return model
+
+
 def train_model(
     study: Study,
     key: ModelKey,
@@ -92,7 +116,7 @@ def train_model(
     if (run.model(key) / WEIGHTS).is_file():
         watch.model_done()
         return
-    model = new_model(study, key.seed).to(run_device(run))
+    model = initial_model(study, key.seed).to(run_device(run))
     initial, groups, spec = copy_state(model), model.state_groups(), federation_spec(study, key.arm)
     names = sorted(participants(key, sites))
     strategy, topology = build_strategy(spec, groups), build_topology(spec, names)

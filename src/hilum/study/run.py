@@ -18,7 +18,7 @@ from hilum.allocator import keep_freed_memory
 from hilum.errors import HilumError, RunError
 from hilum.progress import progress
 from hilum.sites.site import Site
-from hilum.study.arms import choose_precision, model_keys, new_model, train_model
+from hilum.study.arms import choose_precision, initial_model, model_keys, train_model
 from hilum.study.describe import describe_run, describe_site, images_digest
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.divergences import write_divergences
@@ -104,7 +104,7 @@ def check_run(study: Study, run: RunDirectory, resume: bool, source: Path | None
 
     A directory in which nothing was computed yet may take another study.
     """
-    new_model(study, study.seeds[0])
+    initial_model(study, study.seeds[0])
     build_localizer(study)
     if run.root.exists() and not run.root.is_dir():
         raise RunError(f"Expected a directory for the run; {run.root} is a file. Give another --out.")

@@ -14,7 +14,7 @@ from hilum.errors import StudyError
 from hilum.findings.taxonomy import Closure
 from hilum.findings.vocabulary import require_finding
 from hilum.localization.localizers import LOCALIZERS
-from hilum.models import BACKBONES, NECKS, POOLINGS
+from hilum.models import BACKBONES, INITIALIZATIONS, NECKS, POOLINGS
 from hilum.study.mapping import Repeated, read_yaml
 from hilum.study.mistakes import explain, suggestion
 from hilum.study.sections import Fraction, NamedOptions, Positive, Section, checked, no_truth, registered, with_options
@@ -63,6 +63,7 @@ class ModelSpec(Section):
     backbone: NamedOptions = NamedOptions(name="residual")
     neck: NamedOptions = NamedOptions(name="none")
     pooling: NamedOptions = NamedOptions(name="linear_softmax")
+    initialization: NamedOptions = NamedOptions(name="none")
 
     @field_validator("backbone")
     @classmethod
@@ -78,6 +79,11 @@ class ModelSpec(Section):
     @classmethod
     def _known_pooling(cls, value: NamedOptions) -> NamedOptions:
         return with_options(POOLINGS, value)
+
+    @field_validator("initialization")
+    @classmethod
+    def _known_initialization(cls, value: NamedOptions) -> NamedOptions:
+        return with_options(INITIALIZATIONS, value)
 
 
 class AugmentationSpec(Section):
@@ -248,12 +254,18 @@ def load_study(path: Path, overrides: list[str] | None = None, folder: Path | No
         images = images.model_copy(update={"cache": _resolved(folder, images.cache)})
     federation = _shared_resolved(folder, study.federation)
     federations = {name: _shared_resolved(folder, spec) for name, spec in study.federations.items()}
-    found = {"sites": sites, "images": images, "federation": federation, "federations": federations}
+    model = study.model.model_copy(update={"initialization": _donor_resolved(folder, study.model.initialization)})
+    found = {"sites": sites, "images": images, "model": model, "federation": federation, "federations": federations}
     return study.model_copy(update=found)
 
 
 def _shared_resolved(folder: Path, spec: FederationSpec) -> FederationSpec:
     return spec.model_copy(update={"shared": resolve_site(folder, spec.shared)}) if spec.shared else spec
+
+
+def _donor_resolved(folder: Path, spec: NamedOptions) -> NamedOptions:
+    donor = (spec.model_extra or {}).get("donor")
+    return spec.model_copy(update={"donor": str(_resolved(folder, Path(donor)))}) if isinstance(donor, str) else spec
 
 
 def resolve_site(folder: Path, site: Source) -> Source:

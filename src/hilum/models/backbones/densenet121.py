@@ -37,38 +37,34 @@ class DenseNet121(Backbone):
         field = ReceptiveField()
         field.convolve(7, 2)
         field.convolve(3, 2)
-        self.stem = nn.Sequential(*(parts[name] for name in ("conv0", "norm0", "relu0", "pool0")))
-        self.blocks, self.transitions = nn.ModuleList(), nn.ModuleList()
+        before: nn.Module = nn.Sequential(*(parts[name] for name in ("conv0", "norm0", "relu0", "pool0")))
+        self.stages = nn.ModuleList()
         for k, layers in enumerate(LAYERS[:blocks], start=1):
-            self.blocks.append(parts[f"denseblock{k}"])
+            self.stages.append(nn.Sequential(before, parts[f"denseblock{k}"]))
             for _ in range(layers):
                 field.convolve(3)
             if k == blocks:
                 break
-            transition = cast(nn.Sequential, parts[f"transition{k}"])
-            transition[-1] = nn.Identity()
+            before = cast(nn.Sequential, parts[f"transition{k}"])
+            before[-1] = nn.Identity()
             if field.stride < output_stride:
-                transition[-1] = nn.AvgPool2d(2, ceil_mode=True)
+                before[-1] = nn.AvgPool2d(2, ceil_mode=True)
                 field.convolve(2, 2)
-            self.transitions.append(transition)
         self.norm = parts["norm5"] if blocks == len(LAYERS) else cast(nn.Sequential, parts[f"transition{blocks}"])[0]
-        self.channels = cast(nn.BatchNorm2d, self.norm).num_features
-        self.stride, self.receptive_field = field.stride, field.size
+        self.widths = (256, 512, 1024, 1024)[:blocks]
+        self.channels, self.stride, self.receptive_field = self.widths[-1], field.stride, field.size
 
     @property
     def pyramid_channels(self) -> tuple[int, ...]:
         """Channels of the blocks."""
-        return (
-            *(cast(nn.BatchNorm2d, cast(nn.Sequential, t)[0]).num_features for t in self.transitions),
-            self.channels,
-        )
+        return self.widths
 
     def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the map of every block."""
-        maps = [self.blocks[0](self.stem(2 * x - 1))]
-        for transition, block in zip(self.transitions, self.blocks[1:], strict=True):
-            maps.append(block(transition(maps[-1])))
-        return (*maps[:-1], F.relu(self.norm(maps[-1])))
+        maps = [2 * x - 1]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return (*maps[1:-1], F.relu(self.norm(maps[-1])))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features (B, channels, h, w) of images (B, 1, H, W) in [0, 1]."""

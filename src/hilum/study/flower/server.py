@@ -17,7 +17,7 @@ from hilum.federation.rounds import Federation, last_round
 from hilum.federation.runtimes.flower import FlowerRuntime, Limits, Nodes
 from hilum.federation.runtimes.flower_records import Identity
 from hilum.federation.runtimes.in_process import Presence
-from hilum.study.arms import WEIGHTS, model_keys, new_model, write_model
+from hilum.study.arms import WEIGHTS, initial_model, model_keys, write_model
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.federations import build_compression, build_strategy, build_topology, federation_spec, rounds_plan
 from hilum.study.flower.approval import approval, study_digest
@@ -93,7 +93,7 @@ def train(
     watch: Watch,
 ) -> None:
     """Train one model, from its last checkpoint if there is one, and write its final weights."""
-    model = new_model(study, key.seed)
+    model = initial_model(study, key.seed)
     initial, groups, spec = copy_state(model), model.state_groups(), federation_spec(study, key.arm)
     known = {name: Presence(p.first, p.last) for name, p in spec.presence.items()}
     presence = {site: known.get(site, Presence()) for site in sites}

@@ -1,0 +1,52 @@
+"""How alike two models see the same images, layer by layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hilum.evaluation.similarity import linear_cka, svcca
+from hilum.models.classifier import LocalizingClassifier
+
+BATCH = 32
+
+
+def layer_similarity(
+    first: LocalizingClassifier, second: LocalizingClassifier, images: Tensor, cells: int = 5000, seed: int = 0
+) -> pd.DataFrame:
+    """Return linear CKA and SVCCA of two models' trunks, stage by stage: columns ``layer``, ``linear_cka``, ``svcca``.
+
+    ``images`` (B, 1, S, S) in [0, 1]. Every cell of a map is a sample, at most ``cells`` of them, drawn with ``seed``;
+    of two maps the finer is averaged over the other's cells. SVCCA is missing where there are not more samples than
+    channels. The models are two checkpoints of ``load_model``, or one and ``initial_model``: any two trunks of as many
+    stages. Raises ``ValueError``.
+    """
+    pyramids = [_pyramid(model, images) for model in (first, second)]
+    if len(pyramids[0]) != len(pyramids[1]):
+        raise ValueError(f"expected trunks of as many stages; found {len(pyramids[0])} and {len(pyramids[1])}")
+    generator = np.random.default_rng(seed)
+    rows = []
+    for layer, maps in enumerate(zip(*pyramids, strict=True), start=1):
+        grid = (min(m.shape[2] for m in maps), min(m.shape[3] for m in maps))
+        one, other = (F.adaptive_avg_pool2d(m, grid).permute(0, 2, 3, 1).flatten(0, 2).numpy() for m in maps)
+        drawn = generator.permutation(len(one))[:cells]
+        rows.append((layer, *_figures(one[drawn], other[drawn])))
+    return pd.DataFrame(rows, columns=["layer", "linear_cka", "svcca"])
+
+
+def _figures(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[float, float]:
+    enough = len(one) > max(one.shape[1], other.shape[1])
+    return linear_cka(one, other), svcca(one, other) if enough else np.nan
+
+
+def _pyramid(model: LocalizingClassifier, images: Tensor) -> list[Tensor]:
+    """Return the maps of a trunk's stages, each (B, D, h, w), on the CPU."""
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.no_grad():
+        parts = [model.backbone.pyramid(batch.to(device)) for batch in images.split(BATCH)]
+    return [torch.cat([m.float().cpu() for m in maps]) for maps in zip(*parts, strict=True)]

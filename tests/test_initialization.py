@@ -1,0 +1,141 @@
+"""A trunk begins with what a donor lends it, in a study by name, and with nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hospitals
+from fakes import tiny_model
+from hilum.errors import StudyError
+from hilum.models import BACKBONES, INITIALIZATIONS
+from hilum.models.backbones.residual import ResidualTrunk
+from hilum.models.initialization.transfusion import prefix
+from hilum.randomness import torch_generator
+from hilum.study.arms import initial_model, new_model
+from hilum.study.spec import load_study
+from hilum.training.state import copy_state, load_state, save_state
+
+
+def start(name: str, trunk: ResidualTrunk, donor: dict[str, torch.Tensor], **options: Any) -> None:
+    INITIALIZATIONS.load(name)("unread", **options)(trunk, donor, torch_generator(0, "initialization"))
+
+
+def donor_of(widths: tuple[int, int, int] = (8, 8, 16)) -> dict[str, torch.Tensor]:
+    """A trunk whose every tensor has a mean and a variance of its own."""
+    state = ResidualTrunk(widths).state_dict()
+    generator = torch.Generator().manual_seed(0)
+    for k, tensor in enumerate(t for t in state.values() if t.is_floating_point()):
+        tensor.normal_(0.1 * k, 0.01 * k + 0.01, generator=generator)
+    return state
+
+
+def test_mean_var_keeps_mean_and_variance_and_nothing_else() -> None:
+    trunk, donor = ResidualTrunk((64, 64, 64)), donor_of((64, 64, 64))
+    before = copy_state(trunk)
+    start("mean_var", trunk, donor)
+    for name, parameter in trunk.named_parameters():
+        drawn = parameter.detach()
+        if drawn.numel() > 2000:
+            assert float(drawn.mean()) == pytest.approx(float(donor[name].mean()), abs=0.02)
+            assert float(drawn.std()) == pytest.approx(float(donor[name].std()), rel=0.1)
+        both = torch.stack([drawn.flatten(), donor[name].flatten()])
+        assert abs(float(torch.corrcoef(both)[0, 1])) < 0.5
+    statistics = [name for name in before if "running" in name]
+    assert statistics
+    assert all(torch.equal(trunk.state_dict()[name], before[name]) for name in statistics)
+
+
+def test_mean_var_takes_a_donor_of_another_width_and_repeats() -> None:
+    first, second = ResidualTrunk((8, 8, 16)), ResidualTrunk((8, 8, 16))
+    for trunk in (first, second):
+        start("mean_var", trunk, donor_of((4, 4, 8)))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("upto", "taken"),
+    [
+        ("stem", ("stem.",)),
+        ("stages.0", ("stem.", "stages.0.")),
+        ("stages.1.conv1", ("stem.", "stages.0.", "stages.1.conv1.")),
+        ("stages", ("stem.", "stages.")),
+        (None, ("stem.", "stages.")),
+    ],
+)
+def test_transfusion_takes_a_prefix_of_the_layers(upto: str | None, taken: tuple[str, ...]) -> None:
+    trunk, donor = ResidualTrunk((8, 8, 16)), donor_of()
+    before = copy_state(trunk)
+    start("transfusion", trunk, donor, upto=upto)
+    for name, tensor in trunk.state_dict().items():
+        assert torch.equal(tensor, donor[name] if name.startswith(taken) else before[name])
+
+
+@pytest.mark.parametrize("name", ["residual", "cbr", "tuberculosis_net", "patch_bag"])
+def test_tensors_stand_in_the_order_in_which_an_image_meets_them(name: str) -> None:
+    """What a prefix of the layers is: an untrained layer changes no stage before it."""
+    trunk, images = BACKBONES.load(name)().eval(), torch.rand(1, 1, 32, 32)
+    names = list(trunk.state_dict())
+    with torch.no_grad():
+        before = trunk.pyramid(images)
+        state = trunk.state_dict()
+        for name_ in names[len(names) // 2 :]:
+            if state[name_].is_floating_point():
+                state[name_].add_(0.1)
+        after = trunk.pyramid(images)
+    same = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert same == sorted(same, reverse=True)
+    assert not same[-1]
+
+
+def test_a_layer_or_a_donor_of_another_trunk_is_refused() -> None:
+    trunk = ResidualTrunk((8, 8, 16))
+    with pytest.raises(ValueError, match=r"^expected a layer of the trunk, such as stem\.0, .*; found 'stage'"):
+        prefix(trunk, "stage")
+    wanted = r"^expected a donor with stem\.0\.weight of shape \(8, 1, 5, 5\); found "
+    with pytest.raises(ValueError, match=wanted + r"one of shape \(4, 1, 5, 5\)"):
+        start("transfusion", trunk, donor_of((4, 4, 4)))
+    with pytest.raises(ValueError, match=wanted + "none"):
+        start("transfusion", trunk, {})
+    with pytest.raises(ValueError, match=r"^expected a donor with the trunk's stem\.0\.weight; found none"):
+        start("mean_var", trunk, {})
+
+
+def test_a_study_begins_with_its_donor_and_every_arm_with_the_same(tiny_study: Path, tmp_path: Path) -> None:
+    donor = new_model(load_study(tiny_study), 7)
+    save_state(tmp_path / "donor.safetensors", donor.state_dict())
+    value = f"model.initialization={{name: transfusion, donor: {tmp_path / 'donor.safetensors'}, upto: stages.0}}"
+    study = load_study(tiny_study, [value])
+    model, fresh = initial_model(study, 0).state_dict(), new_model(study, 0).state_dict()
+    for name, tensor in model.items():
+        lent = name.startswith(("backbone.stem.", "backbone.stages.0."))
+        assert torch.equal(tensor, (donor.state_dict() if lent else fresh)[name])
+    short = ("arms=[federated]", "seeds=[0]", "training.rounds=1", "training.updates=1", "training.optimizer.lr=1e-30")
+    settings = [part for v in (*short, value) for part in ("--set", v)]
+    outcome = hospitals.hilum("study", tiny_study, "--out", tmp_path / "run", *settings)
+    assert outcome.status == 0, outcome.err
+    trained = load_state(tmp_path / "run/models/seed_0/federated/federated/model.safetensors")
+    assert torch.equal(trained["backbone.stem.0.weight"], donor.state_dict()["backbone.stem.0.weight"])
+
+
+def test_a_donor_is_found_beside_the_study_file_and_one_that_is_not_weights_is_named(tiny_study: Path) -> None:
+    study = load_study(tiny_study, ["model.initialization={name: mean_var, donor: weights/model.safetensors}"])
+    assert (study.model.initialization.model_extra or {})["donor"] == str(
+        tiny_study.parent.resolve() / "weights/model.safetensors"
+    )
+    with pytest.raises(StudyError, match=r"Expected model\.initialization\.donor .*weights/model\.safetensors"):
+        initial_model(study, 0)
+    with pytest.raises(StudyError, match=r"'mean_var' takes.*donor"):
+        initial_model(load_study(tiny_study, ["model.initialization=mean_var"]), 0)
+    with pytest.raises(StudyError, match="'mean_var' has no option 'upto'"):
+        load_study(tiny_study, ["model.initialization={name: mean_var, upto: stem}"])
+
+
+def test_without_a_donor_a_study_begins_with_the_seeds_weights() -> None:
+    trunk = tiny_model().backbone
+    before = copy_state(trunk)
+    INITIALIZATIONS.load("none")()(trunk, {}, torch_generator(0, "initialization"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trunk.state_dict().items())
