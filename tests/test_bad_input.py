@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 import hospitals
-from hilum.training.losses import masked_bce
+from hilum.training.loop import LocalTrainer
 from hospitals import Outcome, hilum, write_hospital, write_study
 
 SMALL = ("--set", "arms=[federated]", "--set", "seeds=[0]")
@@ -352,15 +351,17 @@ def test_loss_that_is_not_finite(study: Path, monkeypatch: pytest.MonkeyPatch) -
     assert run(study, "--set", "training.rounds=3").status == 0
     expected = (study.parent / "run/metrics.json").read_bytes()
     shutil.rmtree(study.parent / "run")
-    loss, calls = masked_bce.masked_bce, 0
+    update, calls = LocalTrainer._update, 0
 
-    def spoilt(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def spoilt(trainer: LocalTrainer, *arguments: Any) -> float:
         nonlocal calls
         calls += 1
-        return loss(logits, targets) * (float("nan") if calls > 6 else 1)
+        loss = trainer.loss
+        trainer.loss = lambda logits, targets: loss(logits, targets) * (float("nan") if calls > 6 else 1)
+        return update(trainer, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(masked_bce, "masked_bce", spoilt)
+        patched.setattr(LocalTrainer, "_update", spoilt)
         refused(
             study,
             "Expected a finite loss; found nan at 'south' in round 2 (seed 0)",

@@ -14,6 +14,7 @@ from hilum.study.mistakes import suggestion
 GIVEN = (
     "channels",
     "findings",
+    "counts",
     "cls",
     "root",
     "labels_only",

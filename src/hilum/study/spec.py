@@ -17,7 +17,7 @@ from hilum.localization.localizers import LOCALIZERS
 from hilum.models import BACKBONES, INITIALIZATIONS, NECKS, POOLINGS
 from hilum.study.mapping import Repeated, read_yaml
 from hilum.study.mistakes import explain, suggestion
-from hilum.study.sections import Fraction, NamedOptions, Positive, Section, checked, no_truth, registered, with_options
+from hilum.study.sections import Fraction, NamedOptions, Positive, Section, checked, no_truth, with_options
 from hilum.study.spec_federation import FederationSpec, SharedSpec, merged
 from hilum.study.spec_sites import OverlapSpec, PolicySpec, SiteSpec
 from hilum.training.losses import LOSSES
@@ -115,7 +115,7 @@ class TrainingSpec(Section):
     batch: Positive = 16
     optimizer: OptimizerSpec = OptimizerSpec()
     augmentation: AugmentationSpec = AugmentationSpec()
-    loss: str = "masked_bce"
+    loss: NamedOptions = NamedOptions(name="masked_bce")
     prior_correction: Literal["none", "relative"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -124,8 +124,10 @@ class TrainingSpec(Section):
 
     @field_validator("loss")
     @classmethod
-    def _known_loss(cls, name: str) -> str:
-        return registered(LOSSES, name)
+    def _known_loss(cls, value: NamedOptions) -> NamedOptions:
+        options = dict(with_options(LOSSES, value).model_extra or {})
+        LOSSES.load(value.name)(**options)
+        return value
 
 
 class EvaluationSpec(Section):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,8 +36,9 @@ class TrainingPlan:
     """How a participant trains in every round; ``updates`` None is ``epochs`` passes over its images.
 
     ``prior_correction`` 'relative' adds logit π_site − logit π_global to the logits in the loss, per finding
-    and site, so that sites with other prevalences ask the shared head for the same intercept.
-    ``precision``: 'float32' or 'bfloat16' autocast of the trunk. ``tau``, ``weighting``: see ``Examples.draw``.
+    and site, so that sites with other prevalences ask the shared head for the same intercept. ``loss``: a name in
+    ``LOSSES``, with its options. ``precision``: 'float32' or 'bfloat16' autocast of the trunk. ``tau``,
+    ``weighting``: see ``Examples.draw``.
     """
 
     rounds: int
@@ -45,6 +47,7 @@ class TrainingPlan:
     optimizer: OptimizerPlan = field(default_factory=OptimizerPlan)
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss: str = "masked_bce"
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
     prior_correction: str = "none"
     precision: str = "float32"
     freeze_norm: bool = False
@@ -94,6 +97,8 @@ class LocalTrainer:
         self.name, self.model, self.plan, self.seed = name, model, plan, seed
         self.train_examples, self.validation_examples = train, validation
         self.drawn_examples = train if shared is None else Examples(train.sources + shared.sources)
+        counts = self.drawn_examples.positive().sum(0), self.drawn_examples.known().sum(0)
+        self.loss = LOSSES.load(plan.loss)(*counts, **plan.loss_options)
 
     @property
     def device(self) -> torch.device:
@@ -161,7 +166,7 @@ class LocalTrainer:
     ) -> float:
         batch, offsets = drawn
         logits = self._logits(batch.images)
-        loss = LOSSES.load(self.plan.loss)(logits + offsets, batch.targets)
+        loss = self.loss(logits + offsets, batch.targets)
         extra = rule.loss(self.model, batch, logits)
         loss = loss if extra is None else loss + extra
         value = float(loss.detach())

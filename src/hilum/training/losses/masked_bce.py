@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from hilum.training.losses.base import Loss
 
-def masked_bce(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return Σ m·BCE(logits, targets) / Σ m, m = 1 where the label is known; 0 when none is.
 
-    Shapes: ``logits`` (B, C); ``targets`` (B, C) in {0, 1, NaN}.
-    """
-    known = ~targets.isnan()
-    losses = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(0.0), reduction="none")
-    return (losses * known).sum() / known.sum().clamp(min=1)
+class MaskedBCE(Loss):
+    """Σ m·BCE(logits, targets) / Σ m, m = 1 where the label is known."""
+
+    def cost(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return −y log p − (1 − y) log(1 − p)."""
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+masked_bce = MaskedBCE()

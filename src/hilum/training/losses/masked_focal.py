@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
-GAMMA = 2.0
+from hilum.training.losses.base import Loss, in_range
 
 
-def masked_focal(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean focal loss (Lin et al. 2017, eq. 4, γ = 2, no α) over known labels; 0 when none is.
+class MaskedFocal(Loss):
+    """Cross-entropy of what is missed: |y − p|^γ · BCE (Lin et al. 2017, eq. 4, no α). ``gamma``: γ, 0 is BCE."""
 
-    Shapes: ``logits`` (B, C); ``targets`` (B, C) in {0, 1, NaN}.
-    """
-    known = ~targets.isnan()
-    y = targets.nan_to_num(0.0)
-    losses = F.binary_cross_entropy_with_logits(logits, y, reduction="none")
-    missed = (y - logits.sigmoid()).abs()
-    return (missed**GAMMA * losses * known).sum() / known.sum().clamp(min=1)
+    def __init__(self, *counts: Any, gamma: float = 2.0) -> None:
+        super().__init__(*counts)
+        self.gamma = in_range("gamma", gamma, 0, 10)
+
+    def cost(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return |y − p|^γ · BCE."""
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return (targets - logits.sigmoid()).abs() ** self.gamma * losses
