@@ -85,8 +85,8 @@ class SiteHeads(nn.Module):
         self.rows = [{n.partition("/")[2]: t for n, t in tensors.items() if n.startswith(f"{site}/")} for site in sites]
         own = torch.stack([tensors[f"{site}/own"] for site in sites])
         if home in sites:
-            at_home = torch.tensor([site == home for site in sites])[:, None]
-            own = torch.where(own[sites.index(home)], at_home, own)
+            here = torch.tensor([site == home for site in sites])[:, None]
+            own = torch.where(own[sites.index(home)], here, own)
         self.speaks = own | ~own.any(0)
 
     def forward(self, features: Tensor, head: nn.Module, pooling: Pooling) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ def hand_out(server: ServerState, runtime: Runtime, quorum: float) -> dict[str, 
 def take(worker: Worker, task: Task, study: Study, key: ModelKey, run: RunDirectory) -> Reply:
     """Write the weights and the site's own part of them into ``run``, from which 'hilum predict' predicts."""
     name, counts = worker.name, counts_of(worker.trainer.train_examples)
-    server = ServerState(task.round, task.state, _heads(task.extra), {name: counts}, {name: task.taken})
+    server = ServerState(task.round, task.state, _heads(task.extra), {name: counts}, taken={name: task.taken})
     write_own(run, key, name, worker.strategy, server)
     describe(run, study, [name], task.extra[TAUGHT].tolist())
     write_model(run.model(key), key, server)
