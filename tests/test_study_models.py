@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pandas as pd
 import pytest
 
 import hospitals
+from hilum.models import BACKBONES, NECKS, POOLINGS
+from hilum.study.arms import new_model
 from hilum.study.localizer import build_localizer
 from hilum.study.spec import load_study
 
@@ -55,6 +58,28 @@ def test_maps_made_after_the_fact_are_written_like_the_models_own(
             assert not np.array_equal(own["maps"], maps["maps"])
     own, other = (pd.read_csv(run / "predictions" / f"{where}.csv") for run in (own_maps, tmp_path / "run"))
     pd.testing.assert_frame_equal(own, other)
+
+
+PARTS = (("backbone", BACKBONES), ("neck", NECKS), ("pooling", POOLINGS))
+
+
+@pytest.mark.parametrize(("part", "name"), [(part, name) for part, registry in PARTS for name in registry])
+def test_every_name_is_a_model_of_a_study(part: str, name: str, tiny_study: Path) -> None:
+    if name in WITH_MONAI and find_spec("monai") is None:
+        pytest.skip("needs MONAI: pip install 'hilum[monai]'")
+    pretrained = ", pretrained: false" if name == "efficientnet_lite0" else ""
+    study = load_study(tiny_study, [f"model.{part}={{name: {name}{pretrained}}}"])
+    model = new_model(study, 0)
+    registry = dict(PARTS)[part]
+    assert type(getattr(model, part)) is registry.load(name)
+
+
+def test_several_parts_run_together(tiny_study: Path, tmp_path: Path) -> None:
+    parts = ("model.backbone={name: tuberculosis_net}", "model.neck=triple_attention", "model.pooling=dsmil")
+    outcome = study_with(tiny_study, tmp_path / "run", *parts)
+    assert outcome.status == 0, outcome.err
+    told = json.loads((tmp_path / "run" / "run.json").read_text())["model"]
+    assert (told["backbone"], told["neck"], told["pooling"]) == ("tuberculosis_net", "triple_attention", "dsmil")
 
 
 def test_the_models_own_map_needs_no_localizer(tiny_study: Path) -> None:
