@@ -20,6 +20,7 @@ from hilum.models import BACKBONES, INITIALIZATIONS, NECKS, POOLINGS
 from hilum.randomness import derive_seed, numpy_generator, torch_generator
 from hilum.registry import Registry
 from hilum.sites.partitioners import PARTITIONERS
+from hilum.training.cell_losses import CELL_LOSSES
 from hilum.training.losses import LOSSES
 
 REGISTRIES = [
@@ -33,6 +34,7 @@ REGISTRIES = [
     INITIALIZATIONS,
     LOCALIZERS,
     LOSSES,
+    CELL_LOSSES,
 ]
 ENTRIES = [pytest.param(registry, name, id=f"{registry.kind}-{name}") for registry in REGISTRIES for name in registry]
 SMALL = Registry("shape", {"square": "math:sqrt", "circle": "hilum.nowhere:Circle"})

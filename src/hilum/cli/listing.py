@@ -16,6 +16,7 @@ KINDS = {
     "poolings": "hilum.models:POOLINGS",
     "initializations": "hilum.models:INITIALIZATIONS",
     "localizers": "hilum.localization.localizers:LOCALIZERS",
+    "cell_losses": "hilum.training.cell_losses:CELL_LOSSES",
     "losses": "hilum.training.losses:LOSSES",
     "strategies": "hilum.federation.strategies:STRATEGIES",
     "topologies": "hilum.federation.topology:TOPOLOGIES",

@@ -25,6 +25,7 @@ from hilum.study.directory import ModelKey
 from hilum.study.sections import NamedOptions
 from hilum.study.spec import Study
 from hilum.study.spec_federation import FederationSpec
+from hilum.training.cell_losses import CELL_LOSSES
 from hilum.training.loop import LocalTrainer, TrainingPlan
 from hilum.training.optimizers import OptimizerPlan
 
@@ -92,6 +93,7 @@ def training_plan(study: Study, spec: FederationSpec, group: int, precision: str
         augmentation=Augmentation(training.augmentation.strength, training.augmentation.flip),
         loss=training.loss.name,
         loss_options=_options(training.loss),
+        cell_loss=CELL_LOSSES.load(training.cell_loss.name)(**_options(training.cell_loss)),
         prior_correction=training.prior_correction,
         precision=precision,
         freeze_norm=spec.normalization == "frozen",

@@ -20,6 +20,7 @@ from hilum.study.mistakes import explain, suggestion
 from hilum.study.sections import Fraction, NamedOptions, Positive, Section, checked, no_truth, with_options
 from hilum.study.spec_federation import FederationSpec, SharedSpec, merged
 from hilum.study.spec_sites import OverlapSpec, PolicySpec, SiteSpec
+from hilum.training.cell_losses import CELL_LOSSES
 from hilum.training.losses import LOSSES
 
 Source = TypeVar("Source", SiteSpec, SharedSpec)
@@ -116,6 +117,7 @@ class TrainingSpec(Section):
     optimizer: OptimizerSpec = OptimizerSpec()
     augmentation: AugmentationSpec = AugmentationSpec()
     loss: NamedOptions = NamedOptions(name="masked_bce")
+    cell_loss: NamedOptions = NamedOptions(name="none")
     prior_correction: Literal["none", "relative"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -127,6 +129,13 @@ class TrainingSpec(Section):
     def _known_loss(cls, value: NamedOptions) -> NamedOptions:
         options = dict(with_options(LOSSES, value).model_extra or {})
         LOSSES.load(value.name)(**options)
+        return value
+
+    @field_validator("cell_loss")
+    @classmethod
+    def _known_cell_loss(cls, value: NamedOptions) -> NamedOptions:
+        options = dict(with_options(CELL_LOSSES, value).model_extra or {})
+        CELL_LOSSES.load(value.name)(**options)
         return value
 
 

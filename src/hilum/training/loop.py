@@ -14,10 +14,11 @@ from torch import Tensor
 
 from hilum.errors import TrainingError
 from hilum.images.augmentation import Augmentation
-from hilum.models.classifier import LocalizingClassifier
+from hilum.models.classifier import LocalizingClassifier, Prediction
 from hilum.models.site_heads import FeatureMoments
 from hilum.randomness import numpy_generator, torch_generator
 from hilum.sites.examples import Batch, Examples
+from hilum.training.cell_losses.base import CellLoss
 from hilum.training.losses import LOSSES
 from hilum.training.losses.masked_bce import masked_bce
 from hilum.training.optimizers import OptimizerPlan
@@ -48,6 +49,7 @@ class TrainingPlan:
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss: str = "masked_bce"
     loss_options: Mapping[str, Any] = field(default_factory=dict)
+    cell_loss: CellLoss = field(default_factory=CellLoss)
     prior_correction: str = "none"
     precision: str = "float32"
     freeze_norm: bool = False
@@ -165,10 +167,14 @@ class LocalTrainer:
         round_: int,
     ) -> float:
         batch, offsets = drawn
-        logits = self._logits(batch.images)
-        loss = self.loss(logits + offsets, batch.targets)
-        extra = rule.loss(self.model, batch, logits)
-        loss = loss if extra is None else loss + extra
+        prediction = self._predict(batch.images)
+        loss = self.loss(prediction.logits + offsets, batch.targets)
+        progress = (round_ - 1) / self.plan.rounds
+        for extra in (
+            rule.loss(self.model, batch, prediction.logits),
+            self.plan.cell_loss(prediction.maps, batch.targets, progress),
+        ):
+            loss = loss if extra is None else loss + extra
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
@@ -190,7 +196,8 @@ class LocalTrainer:
         with torch.no_grad():
             for batch in self.validation_examples.chunks(4 * self.plan.batch, self.plan.validation_limit):
                 known = int((~batch.targets.isnan()).sum())
-                loss = float(masked_bce(self._logits(batch.images.to(self.device)), batch.targets.to(self.device)))
+                logits = self._predict(batch.images.to(self.device)).logits
+                loss = float(masked_bce(logits, batch.targets.to(self.device)))
                 sums.setdefault(int(batch.source[0]), []).append((loss, known))
         names = [site.name for site, _ in self.validation_examples.sources]
         return {
@@ -219,10 +226,11 @@ class LocalTrainer:
                 features.append(self.model.features(images).cpu())
         return FeatureMoments.of(features)
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _predict(self, images: Tensor) -> Prediction:
         images = images.contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.plan.precision):
-            return self.model(images).logits.float()
+            prediction: Prediction = self.model(images)
+        return prediction
 
     def _offsets(self, global_prior: NDArray[np.float64]) -> Tensor:
         known, positive = self.drawn_examples.known(), self.drawn_examples.positive()

@@ -1,0 +1,43 @@
+"""Cells that are sure teach themselves, and every cell of a negative image is negative."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hilum.training.cell_losses.base import CellLoss
+from hilum.training.losses.base import in_range
+
+EPSILON = 1e-6
+
+
+class SelfGuided(CellLoss):
+    """Cross-entropy of cells with labels that the model gives them itself (Seibold et al. 2020, self-guided loss).
+
+    Without a finding, every cell is negative. With it, cells above ``high`` are positive, those below ``low`` negative
+    and those between are left out; a soft label counts as positive from 0.5. Each known label's cells weigh as much as
+    another's. ``weight``: of the term at the end of training, to which it rises on a line from 0 after the share
+    ``start`` of the rounds. Raises ``ValueError``.
+    """
+
+    def __init__(self, weight: float = 0.5, high: float = 0.7, low: float = 0.2, start: float = 1 / 3) -> None:
+        self.weight, self.start = in_range("weight", weight, 0, 100), in_range("start", start, 0, 1)
+        self.high, self.low = in_range("high", high, 0, 1), in_range("low", low, 0, 1)
+        if self.low > self.high:
+            raise ValueError(f"expected low of at most high; found {low} and {high}")
+
+    def __call__(self, maps: Tensor, targets: Tensor, progress: float) -> Tensor | None:
+        """Return the weighted term; None before ``start`` and where no label is known."""
+        known = ~targets.isnan()
+        if progress <= self.start or not bool(known.any()):
+            return None
+        cells = maps.float().flatten(2)
+        positive = (targets >= 0.5)[:, :, None]
+        label = (positive & (cells > self.high)).float()
+        counted = ~positive | (cells > self.high) | (cells < self.low)
+        counted = (counted & known[:, :, None]).float()
+        costs = F.binary_cross_entropy(cells.clamp(EPSILON, 1 - EPSILON), label, reduction="none")
+        means = (costs * counted).sum(2) / counted.sum(2).clamp(min=1)
+        rise = (progress - self.start) / (1 - self.start)
+        return self.weight * rise * torch.sum(means) / known.sum()
