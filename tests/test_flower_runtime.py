@@ -180,6 +180,13 @@ def test_with_a_quorum_nobody_waits_for_the_last() -> None:
     assert time.now < 10
 
 
+def test_with_a_quorum_everybody_is_asked_for_label_counts() -> None:
+    answers: dict[str, Answer] = {"a": saying(reply("a")), "b": lambda _: None}
+    _, lost = replies_of(answers, {site: Task("count", 3) for site in answers}, enough=0.5, round=60.0)
+    assert isinstance(lost, Lost)
+    assert lost.reason == "no reply within 60 s."
+
+
 @pytest.mark.parametrize("code", [2, 5, 8])
 def test_a_node_that_fails_once_is_asked_again(code: int) -> None:
     calls = []

@@ -38,6 +38,7 @@ REASONS = {  # Flower's error codes
     7: "its node refused the app",
     8: "its app's process ended",
 }
+OF_ROUNDS = ("train", "validate")  # tasks; what comes before and after the rounds is every site's
 
 
 class Grid(Protocol):
@@ -59,7 +60,7 @@ class Limits:
 
     ``round``: from the task to the reply. ``absent``: for a node that is not connected. ``who``: for a node to tell
     its site. ``attempts``: times that a task is sent to a site whose node or app is lost meanwhile. ``enough``: share
-    of the replies after which the others are not waited for; None waits for all.
+    of the replies after which the others are not waited for in ``OF_ROUNDS``; None waits for all.
     """
 
     round: float = 3600.0
@@ -254,7 +255,8 @@ class Exchange:
 
     def _give_up(self) -> None:
         limits, now = self.nodes.limits, self.nodes.clock.now()
-        enough = limits.enough is not None and self.replies >= math.ceil(limits.enough * len(self.tasks) - 1e-9)
+        share = limits.enough if next(iter(self.tasks.values())).kind in OF_ROUNDS else None
+        enough = share is not None and self.replies >= math.ceil(share * len(self.tasks) - 1e-9)
         for site in sorted(self.open):
             if enough:
                 self._settle(site, Lost(site, "not waited for: enough others had answered."))

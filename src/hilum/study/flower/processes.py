@@ -38,12 +38,42 @@ class Started:
             os.killpg(self.process.pid, number)
 
     def stop(self) -> None:
-        """End it and its children, by force where they do not listen."""
+        """End it and all that it has started, by force where they do not listen."""
+        family = [] if not self.running else self.family()
         self.signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(PATIENCE)
         self.signal(signal.SIGKILL)
         self.process.wait()
+        deadline = time.monotonic() + PATIENCE  # Flower's others see that they are alone, and end
+        while alive(family) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for number in alive(family):
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+    def family(self) -> list[int]:
+        """Return the processes that it has started, also through others."""
+        parents = parent_of_each()
+        family = {self.process.pid}
+        while more := {child for child, parent in parents.items() if parent in family} - family:
+            family |= more
+        return sorted(family - {self.process.pid})
+
+
+def parent_of_each() -> dict[int, int]:
+    """Return process → parent, of all processes of this machine."""
+    try:
+        told = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    rows = (line.split() for line in told.splitlines())
+    return {int(child): int(parent) for child, parent, state in rows if not state.startswith("Z")}
+
+
+def alive(processes: Sequence[int]) -> list[int]:
+    """Return those of the processes that have not ended."""
+    return sorted(parent_of_each().keys() & set(processes)) if processes else []
 
 
 def environment(folder: Path, first: Path | None = None) -> dict[str, str]:

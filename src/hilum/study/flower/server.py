@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -109,8 +108,7 @@ def train(
         watch.round_done(record)
 
     server = federation.run(initial, run.rounds(key), on_round)
-    patient = replace(nodes, limits=replace(nodes.limits, enough=None))
-    lost = hand_out(server, FlowerRuntime(patient, presence, identity, watch.waits), plan.quorum)
+    lost = hand_out(server, runtime, plan.quorum)
     note(run, without={**run.read_json(FEDERATION).get("without", {}), identity.model: lost})
     describe_server(run, study, server)
     write_model(run.model(key), key, server)
