@@ -29,7 +29,19 @@ from hilum.study import demo
 from hilum.study.directory import RunDirectory
 from hilum.study.spec import parse_study
 
-VERBS = ("demo", "study", "evaluate", "shift", "predict", "report", "list", "data", "data check", "data manifest")
+VERBS = (
+    "demo",
+    "study",
+    "evaluate",
+    "similarity",
+    "shift",
+    "predict",
+    "report",
+    "list",
+    "data",
+    "data check",
+    "data manifest",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import hospitals
 from fakes import tiny_model
 from hilum.evaluation.similarity import linear_cka, svcca
 from hilum.models.classifier import build_model
@@ -82,6 +85,21 @@ def test_two_checkpoints_are_compared_stage_by_stage() -> None:
     fewer = layer_similarity(model, other, images, cells=100)
     assert not table["linear_cka"].equals(fewer["linear_cka"])
     assert layer_similarity(model, other, images, cells=3)["svcca"].isna().all()
+
+
+def test_the_command_compares_models_of_a_run(tiny_run: Path) -> None:
+    alike = hospitals.hilum("similarity", tiny_run, "seed_0/pooled/pooled", "seed_0/pooled/pooled")
+    assert alike.status == 0, alike.err
+    head, *rows = alike.out.splitlines()
+    assert head.split() == ["stage", "linear", "CKA", "SVCCA"]
+    assert [row.split() for row in rows] == [[str(k), "1.000", "1.000"] for k in (1, 2, 3)]
+    seeds = hospitals.hilum("similarity", tiny_run, "seed_0/initial", "seed_1/initial", "--other-run", tiny_run)
+    assert seeds.status == 0, seeds.err
+    assert all(float(row.split()[1]) < 1 for row in seeds.out.splitlines()[1:])
+    wrong = hospitals.hilum("similarity", tiny_run, "seed_0/pooled/north", "seed_0/initial")
+    assert wrong.status == 1
+    assert "seed_0/federated/federated" in wrong.err
+    assert "found 'seed_0/pooled/north'" in wrong.err
 
 
 def test_trunks_of_other_strides_are_compared_on_the_coarser_grid() -> None:

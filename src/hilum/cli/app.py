@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import hilum
-from hilum.cli import data, demo, evaluate, federation, listing, predict, report, shift, study
+from hilum.cli import data, demo, evaluate, federation, listing, predict, report, shift, similarity, study
 
 
 class Interrupted(BaseException):
@@ -52,6 +52,7 @@ app.command("demo", short_help="Compare models of phantom hospitals; no data nee
 app.command("study", short_help="Compare models of hospitals, as a study file says.")(study.study)
 app.command("shift", short_help="How far apart hospitals are, before training.")(shift.shift)
 app.command("evaluate", short_help="Every figure of a run: where, how sure, how different.")(evaluate.evaluate)
+app.command("similarity", short_help="How alike two models see the same images.")(similarity.similarity)
 app.command("predict", short_help="Findings and maps of new radiographs.")(predict.predict)
 app.command("report", short_help="Write the report of a run again.")(report.report)
 app.command("list", short_help="Names that a study file may use.")(listing.list_names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
@@ -9,10 +11,41 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hilum.errors import RunError
 from hilum.evaluation.similarity import linear_cka, svcca
 from hilum.models.classifier import LocalizingClassifier
+from hilum.study.arms import WEIGHTS, initial_model, load_model
+from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.hospitals import cache_of, load_sites, training_sites
+from hilum.study.run import load_run_study
 
 BATCH = 32
+INITIAL = "initial"
+
+
+def compare_models(run: Path, model: str, other: str, other_run: Path, images: int) -> pd.DataFrame:
+    """Return ``layer_similarity`` of two models of runs on test images of each training site of the first run.
+
+    Models by seed, arm and name, as ``seed_0/federated/federated``, or ``seed_0/initial``. Raises ``RunError``.
+    """
+    study = load_run_study(RunDirectory(run))
+    first, second = model_of(RunDirectory(run), model), model_of(RunDirectory(other_run), other)
+    sites = training_sites(load_sites(study, cache_of(study)))
+    pixels = np.concatenate([site.images(site.indices("test")[:images]) for site in sites])
+    return layer_similarity(first, second, torch.from_numpy(pixels).unsqueeze(1).float().div_(255))
+
+
+def model_of(run: RunDirectory, name: str) -> LocalizingClassifier:
+    """Return a model of a run by its folder below ``models``, or that of ``seed_<n>/initial``; raises ``RunError``."""
+    study = load_run_study(run)
+    keys = {f"seed_{seed}/{INITIAL}": ModelKey(seed, INITIAL, INITIAL) for seed in study.seeds}
+    for weights in sorted((run.root / "models").glob(f"*/*/*/{WEIGHTS}")):
+        seed, arm, model = weights.parent.parts[-3:]
+        keys[f"{seed}/{arm}/{model}"] = ModelKey(int(seed.removeprefix("seed_")), arm, model)
+    if name not in keys:
+        raise RunError(f"Expected a model of {run.root} among {', '.join(keys)}; found '{name}'.")
+    key = keys[name]
+    return initial_model(study, key.seed).eval() if key.arm == INITIAL else load_model(study, run, key)
 
 
 def layer_similarity(
@@ -22,8 +55,7 @@ def layer_similarity(
 
     ``images`` (B, 1, S, S) in [0, 1]. Every cell of a map is a sample, at most ``cells`` of them, drawn with ``seed``;
     of two maps the finer is averaged over the other's cells. SVCCA is missing where there are not more samples than
-    channels. The models are two checkpoints of ``load_model``, or one and ``initial_model``: any two trunks of as many
-    stages. Raises ``ValueError``.
+    channels. Raises ``ValueError`` where the trunks have not as many stages.
     """
     pyramids = [_pyramid(model, images) for model in (first, second)]
     if len(pyramids[0]) != len(pyramids[1]):
