@@ -72,6 +72,7 @@ class Figures:
                     resamples=spec.resamples,
                     seed=self.study.split.seed,
                     threshold=spec.threshold,
+                    accuracies=(),
                     controls={f: self._controls(site, f, b, found.patients) for f, b in found.boxes.items()},
                 )
                 for finding, metrics in table.items():
@@ -88,7 +89,7 @@ class Figures:
         """Measure the controls of a site's boxes once: they are the same for every model."""
         if (site, finding) not in self._measured:
             self._measured[site, finding] = measure_controls(
-                boxes, patients, GRID, self.study.evaluation.threshold, seed=self.study.split.seed
+                boxes, patients, GRID, self.study.evaluation.threshold, (), seed=self.study.split.seed
             )
         return self._measured[site, finding]
 
