@@ -14,6 +14,7 @@ from hilum.models.backbones.base import Backbone
 from hilum.models.neck.base import Neck, NoNeck
 from hilum.models.pooling.base import Pooling
 from hilum.models.site_heads import SiteHeads
+from hilum.models.taxonomy import Taxonomy
 
 StateGroup = Literal["trunk", "head", "norm_affine", "norm_stats"]
 NORMALIZATIONS = (nn.BatchNorm2d,)
@@ -32,7 +33,8 @@ class LocalizingClassifier(nn.Module):
 
     Without a neck, every cell's logit is computed from the cell's receptive field alone, so that the map says where.
     (Poolings with attention then scale the map of an image as a whole.) ``site_heads``, where set, replaces the rows
-    of the head by those of the hospitals that an image looks like.
+    of the head by those of the hospitals that an image looks like. ``taxonomy``, where set, says that a logit is that
+    of a finding given its parent.
     """
 
     def __init__(self, backbone: Backbone, pooling: Pooling, findings: int, neck: Neck | None = None) -> None:
@@ -42,12 +44,17 @@ class LocalizingClassifier(nn.Module):
         self.head = nn.Conv2d(backbone.channels, findings, 1)
         self.pooling = pooling
         self.site_heads: SiteHeads | None = None
+        self.taxonomy: Taxonomy | None = None
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.constant_(cast(Tensor, self.head.bias), -2.0)
 
     def forward(self, x: Tensor) -> Prediction:
         """Return the prediction of images (B, 1, H, W) in [0, 1]."""
         return self.read(self.features(x))
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """Return the logits (B, C) of the findings from those that ``forward`` returns and a loss takes."""
+        return logits if self.taxonomy is None else self.taxonomy.unconditional(logits)
 
     def features(self, x: Tensor) -> Tensor:
         """Return what the head reads, float32 (B, D, h, w), of images (B, 1, H, W) in [0, 1]."""

@@ -27,6 +27,7 @@ from hilum.federation.worker import Worker
 from hilum.models import INITIALIZATIONS
 from hilum.models.classifier import LocalizingClassifier, build_model
 from hilum.models.site_heads import SiteHeads
+from hilum.models.taxonomy import Taxonomy
 from hilum.randomness import derive_seed, torch_generator
 from hilum.sites.site import Site
 from hilum.study.directory import ModelKey, RunDirectory
@@ -73,6 +74,7 @@ def new_model(study: Study, seed: int) -> LocalizingClassifier:
             f"Expected values that the backbone {backbone}, the neck {neck} and the pooling {pooling} take; "
             f"it says: {error}."
         ) from error
+    model.taxonomy = Taxonomy(study.findings) if spec.taxonomy else None
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

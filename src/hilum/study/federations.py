@@ -93,6 +93,7 @@ def training_plan(study: Study, spec: FederationSpec, group: int, precision: str
         augmentation=Augmentation(training.augmentation.strength, training.augmentation.flip),
         loss=training.loss.name,
         loss_options=_options(training.loss),
+        conditional=training.conditional,
         cell_loss=CELL_LOSSES.load(training.cell_loss.name)(**_options(training.cell_loss)),
         prior_correction=training.prior_correction,
         precision=precision,

@@ -65,6 +65,7 @@ class ModelSpec(Section):
     neck: NamedOptions = NamedOptions(name="none")
     pooling: NamedOptions = NamedOptions(name="linear_softmax")
     initialization: NamedOptions = NamedOptions(name="none")
+    taxonomy: bool = False
 
     @field_validator("backbone")
     @classmethod
@@ -118,6 +119,7 @@ class TrainingSpec(Section):
     augmentation: AugmentationSpec = AugmentationSpec()
     loss: NamedOptions = NamedOptions(name="masked_bce")
     cell_loss: NamedOptions = NamedOptions(name="none")
+    conditional: Fraction = 0.5
     prior_correction: Literal["none", "relative"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"

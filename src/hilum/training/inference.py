@@ -55,4 +55,4 @@ def _predict(
     with torch.inference_mode(), autocast(device, precision):
         prediction = model(images)
     maps = prediction.maps if localize is None else localize(model, images)
-    return prediction.logits.float().sigmoid().cpu(), maps.float().cpu()
+    return model.answers(prediction.logits.float()).sigmoid().cpu(), maps.float().cpu()

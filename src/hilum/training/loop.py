@@ -38,8 +38,9 @@ class TrainingPlan:
 
     ``prior_correction`` 'relative' adds logit π_site − logit π_global to the logits in the loss, per finding
     and site, so that sites with other prevalences ask the shared head for the same intercept. ``loss``: a name in
-    ``LOSSES``, with its options. ``precision``: 'float32' or 'bfloat16' autocast of the trunk. ``tau``,
-    ``weighting``: see ``Examples.draw``.
+    ``LOSSES``, with its options. ``conditional``: share of the rounds that train P(finding | parent), where the model
+    has a taxonomy. ``precision``: 'float32' or 'bfloat16' autocast of the trunk. ``tau``, ``weighting``: see
+    ``Examples.draw``.
     """
 
     rounds: int
@@ -49,6 +50,7 @@ class TrainingPlan:
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss: str = "masked_bce"
     loss_options: Mapping[str, Any] = field(default_factory=dict)
+    conditional: float = 0.5
     cell_loss: CellLoss = field(default_factory=CellLoss)
     prior_correction: str = "none"
     precision: str = "float32"
@@ -168,7 +170,7 @@ class LocalTrainer:
     ) -> float:
         batch, offsets = drawn
         prediction = self._predict(batch.images)
-        loss = self.loss(prediction.logits + offsets, batch.targets)
+        loss = self._image_loss(prediction.logits, offsets, batch.targets, round_)
         progress = (round_ - 1) / self.plan.rounds
         for extra in (
             rule.loss(self.model, batch, prediction.logits),
@@ -188,6 +190,13 @@ class LocalTrainer:
         optimizer.step()
         return value
 
+    def _image_loss(self, logits: Tensor, offsets: Tensor, targets: Tensor, round_: int) -> Tensor:
+        """Return the loss on images: with a taxonomy first of the conditional (HLCP), then of the findings (HLUP)."""
+        taxonomy = self.model.taxonomy
+        if taxonomy is not None and round_ <= self.plan.conditional * self.plan.rounds:
+            return self.loss(logits, taxonomy.conditional(targets))
+        return self.loss(self.model.answers(logits) + offsets, targets)
+
     def validate(self, state: State) -> dict[str, float]:
         """Return the masked cross-entropy on validation patients of each source that has known labels."""
         self.model.load_state_dict(state)
@@ -196,7 +205,7 @@ class LocalTrainer:
         with torch.no_grad():
             for batch in self.validation_examples.chunks(4 * self.plan.batch, self.plan.validation_limit):
                 known = int((~batch.targets.isnan()).sum())
-                logits = self._predict(batch.images.to(self.device)).logits
+                logits = self.model.answers(self._predict(batch.images.to(self.device)).logits)
                 loss = float(masked_bce(logits, batch.targets.to(self.device)))
                 sums.setdefault(int(batch.source[0]), []).append((loss, known))
         names = [site.name for site, _ in self.validation_examples.sources]

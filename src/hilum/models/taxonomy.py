@@ -1,0 +1,43 @@
+"""Findings that are kinds of others: a model of the conditional, and what it says of the findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hilum.findings.taxonomy import ancestors
+
+
+class Taxonomy:
+    """Which findings of a model are kinds of which others of it (HMLC, Chen et al. 2020).
+
+    A logit x_m tells P(m | parent of m), and P(m) = Π σ(x_j) over m and its ancestors, so that no child is above its
+    parent. Ancestors that the model has no finding for are left out.
+    """
+
+    def __init__(self, findings: Sequence[str]) -> None:
+        columns = {finding: c for c, finding in enumerate(findings)}
+        lines = [[columns[a] for a in ancestors(finding) if a in columns] for finding in findings]
+        self.parents = torch.tensor([line[0] if line else -1 for line in lines])
+        depths = torch.tensor([len(line) for line in lines])
+        self.levels = [torch.nonzero(depths == depth).flatten() for depth in range(1, int(depths.max()) + 1)]
+
+    def unconditional(self, logits: Tensor) -> Tensor:
+        """Return the logits of P(m) from those of P(m | parent): both (B, C).
+
+        With the parent's u, (1 − P) / P = e^(−x) + e^(−u) + e^(−x−u), which stays finite, with its gradient, where the
+        product is 0 or 1 in float32. It is never less than e^(−u), the parent's.
+        """
+        for level in self.levels:
+            children = level.to(logits.device)
+            x, u = logits[:, children], logits[:, self.parents.to(logits.device)[children]]
+            logits = logits.index_copy(1, children, -torch.stack([-x, -u, -x - u]).logsumexp(0))
+        return logits
+
+    def conditional(self, targets: Tensor) -> Tensor:
+        """Return the targets (B, C) of the conditional: unknown where the parent is not known to be there."""
+        parents = self.parents.to(targets.device)
+        there = (parents < 0) | (targets[:, parents.clamp(min=0)] == 1)
+        return torch.where(there, targets, torch.nan)

@@ -1,0 +1,94 @@
+"""Findings that are kinds of others: values against float64, training in two phases, no child above its parent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fakes import fake_site, fake_trainer, tiny_model
+from hilum.models.taxonomy import Taxonomy
+from hilum.training.losses.masked_bce import masked_bce
+from hilum.training.state import copy_state
+
+FINDINGS = ["Nodule", "Lung Lesion", "Effusion", "Lung Opacity", "Mass"]  # Nodule, Mass < Lung Lesion < Lung Opacity
+LINES = [[0, 1, 3], [1, 3], [2], [3], [4, 1, 3]]
+TREE = Taxonomy(FINDINGS)
+NAN = float("nan")
+
+
+@given(hnp.arrays(np.float32, (3, 5), elements=st.floats(-100, 100, width=32)))
+def test_values_are_those_of_the_product_in_float64(logits: np.ndarray) -> None:
+    found = TREE.unconditional(torch.from_numpy(logits)).double().numpy()
+    with np.errstate(over="ignore"):
+        odds_against = np.stack(
+            [np.expm1(np.log1p(np.exp(-logits[:, line].astype(float))).sum(1)) for line in LINES], 1
+        )
+    moderate = (np.abs(found) < 30) & (odds_against > 1e-12)
+    np.testing.assert_allclose(found[moderate], -np.log(odds_against[moderate]), atol=1e-4, rtol=1e-5)
+    lowest = np.stack([logits[:, line].min(1) for line in LINES], 1)
+    assert (found <= lowest + 1e-3).all()  # a product is below its least factor
+
+
+@pytest.mark.parametrize("value", [-100.0, -30.0, 0.0, 30.0, 100.0])
+def test_values_and_gradients_are_finite_far_out(value: float) -> None:
+    logits = torch.full((1, 5), value, requires_grad=True)
+    loss = masked_bce(TREE.unconditional(logits), torch.tensor([[1.0, 0.0, 1.0, 1.0, NAN]]))
+    loss.backward()
+    assert bool(loss.isfinite())
+    assert logits.grad is not None
+    assert bool(logits.grad.isfinite().all())
+
+
+def test_no_child_is_above_its_parent() -> None:
+    logits = 8 * torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    probability = TREE.unconditional(logits).sigmoid()
+    flat = logits.sigmoid()
+    for child, parent in ((0, 1), (4, 1), (1, 3)):
+        assert bool((probability[:, child] <= probability[:, parent]).all())
+        assert bool((flat[:, child] > flat[:, parent]).any())
+
+
+def test_a_finding_is_trained_among_images_that_show_its_parent() -> None:
+    targets = torch.tensor([[1.0, 1.0, 0.0, 1.0, 0.0], [0.0, 0.0, NAN, 1.0, 0.0], [0.0, 1.0, 1.0, NAN, 1.0]])
+    expected = torch.tensor([[1.0, 1.0, 0.0, 1.0, 0.0], [NAN, 0.0, NAN, 1.0, NAN], [0.0, NAN, 1.0, NAN, 1.0]])
+    torch.testing.assert_close(TREE.conditional(targets), expected, equal_nan=True)
+
+
+def test_findings_without_a_parent_are_as_they_were() -> None:
+    logits = torch.linspace(-100, 100, 6).view(3, 2)
+    torch.testing.assert_close(Taxonomy(["Effusion", "Hernia"]).unconditional(logits), logits)
+
+
+def test_training_goes_from_the_conditional_to_the_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, Any]] = []
+    model = tiny_model()
+    model.taxonomy = Taxonomy(["Mass", "Nodule/Mass"])
+    trainer = fake_trainer(fake_site("a"), model=model, rounds=4, updates=1, conditional=0.5)
+    loss = trainer.loss
+
+    def watched(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append((logits.detach(), targets))
+        return loss(logits, targets)
+
+    monkeypatch.setattr(trainer, "loss", watched)
+    for round_ in (2, 3):
+        trainer.fit(copy_state(tiny_model()), round_, np.array([0.5, 0.5]))
+    (_, first), (second, targets) = seen
+    assert bool(first[:, 0].isnan().any())
+    assert not bool(targets.isnan().any())
+    assert bool((second[:, 0] <= second[:, 1]).all())
+
+
+def test_validation_and_prediction_are_of_the_findings() -> None:
+    model = tiny_model().eval()
+    images = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    logits = model(images).logits
+    assert torch.equal(model.answers(logits), logits)
+    model.taxonomy = Taxonomy(["Mass", "Nodule/Mass"])
+    torch.testing.assert_close(model.answers(logits).sigmoid()[:, 0], logits.sigmoid().prod(1))
