@@ -1,6 +1,6 @@
 """Shared fixtures; property tests that repeat exactly and do not mind a busy machine; one thread, as tensors are tiny.
 
-Test files import the fixtures tiny_study and tiny_run from nowhere: keep them here when this file is changed.
+Test files import the fixtures below from nowhere: keep them here when this file is changed.
 """
 
 from __future__ import annotations
@@ -33,3 +33,27 @@ def tiny_run(tiny_study: Path) -> Path:
     outcome = hilum("study", tiny_study, "--out", run)
     assert outcome.status == 0, outcome.err
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_shift(tiny_study: Path, tiny_run: Path) -> Path:
+    """What ``hilum shift`` writes of ``tiny_study``, its run and noise, with 2 epochs; not to be changed."""
+    from hilum.shift import a_distance
+    from hospitals import hilum
+
+    out = tiny_study.parent / "shift"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(a_distance, "EPOCHS", 2)
+        outcome = hilum("shift", tiny_study, "--out", out, "--run", tiny_run, "--epsilon", "2")
+    assert outcome.status == 0, outcome.err
+    (out.parent / "told").write_text(outcome.out)
+    return out
+
+
+@pytest.fixture
+def unevaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let studies train and do no more."""
+    from hilum.study import run
+
+    monkeypatch.setattr(run, "_predict", lambda *_: None)
+    monkeypatch.setattr(run.Figures, "records", lambda _: {})

@@ -6,12 +6,12 @@ import copy
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import hospitals
 from hilum.errors import RunError
 from hilum.report.shift.page import render_shift, summary_table, write_shift_page
 from hilum.report.shift.planes import scatter, sites_plane
@@ -26,12 +26,9 @@ PAIRS = (("north", "south"), ("east", "north"), ("east", "south"))
 
 
 @pytest.fixture(scope="module")
-def out(tiny_study: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of ``hilum shift``; not to be changed."""
-    folder = tmp_path_factory.mktemp("page") / "out"
-    outcome = hospitals.hilum("shift", tiny_study, "--out", folder, "--run", tiny_run, "--epsilon", "2")
-    assert outcome.status == 0, outcome.err
-    return folder
+def out(tiny_shift: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of a directory of ``hilum shift``."""
+    return shutil.copytree(tiny_shift, tmp_path_factory.mktemp("page") / "out")
 
 
 @pytest.fixture(scope="module")

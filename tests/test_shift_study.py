@@ -18,11 +18,13 @@ import hospitals
 from hilum.errors import MissingExtra, RunError, StudyError
 from hilum.models import BACKBONES
 from hilum.randomness import derive_seed
+from hilum.shift import a_distance
 from hilum.shift.measures import EXACT, PRIVATE
 from hilum.shift.pairs import pairwise
 from hilum.sites.site import keep_rows
 from hilum.study.directory import RunDirectory
 from hilum.study.hospitals import load_sites
+from hilum.study.shift import measure as shift_measure
 from hilum.study.shift import pairs as shift_pairs
 from hilum.study.shift.closeness import closeness
 from hilum.study.shift.damage import correlations, cross_site_losses, rank_correlation, require_same_images
@@ -53,14 +55,23 @@ def study(tiny_study: Path) -> Study:
 
 
 @pytest.fixture(scope="module")
-def measured(tiny_study: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measured(tiny_shift: Path) -> Path:
     """The directory of ``hilum shift`` on the tiny hospitals, with their run and noise; not to be changed."""
-    out = tmp_path_factory.mktemp("shift") / "out"
-    outcome = hospitals.hilum("shift", tiny_study, "--out", out, "--run", tiny_run, "--epsilon", "2")
-    assert outcome.status == 0, outcome.err
-    assert f"page: {out / 'shift.html'}" in outcome.out
-    assert "north – south" in outcome.out
-    return out
+    return tiny_shift
+
+
+@pytest.fixture
+def two_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure features without a trunk alone, and let the network learn little."""
+    kinds_of = shift_measure.feature_kinds
+    monkeypatch.setattr(shift_measure, "feature_kinds", lambda *parts: (kinds_of(*parts)[0][:2], {}))
+    monkeypatch.setattr(a_distance, "EPOCHS", 2)
+
+
+def test_says_where_its_page_is_and_what_it_found(measured: Path) -> None:
+    told = (measured.parent / "told").read_text()
+    assert f"page: {measured / 'shift.html'}" in told
+    assert "north – south" in told
 
 
 def test_writes_its_files(measured: Path) -> None:
@@ -204,31 +215,34 @@ def test_no_file_names_a_patient_or_an_image(measured: Path, tiny_study: Path) -
             assert sorted(kept) == ["digest", "features"]
 
 
+@pytest.mark.usefixtures("two_kinds")
 def test_a_stopped_command_goes_on_to_the_same_result(
-    measured: Path, study: Study, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
-    measure = shift_pairs._measured
+    measured = shift_pairs._measured
 
-    def stopped(name: Any, *rest: Any) -> Any:
-        if len(calls) == 17:
+    def counted(name: Any, *rest: Any) -> Any:
+        if len(calls) == stop:
             raise KeyboardInterrupt
         calls.append(name)
-        return measure(name, *rest)
+        return measured(name, *rest)
 
-    plan = ShiftPlan(run=tiny_run, epsilon=2.0)
-    monkeypatch.setattr(shift_pairs, "_measured", stopped)
+    plan, stop = ShiftPlan(epsilon=2.0), 14
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    monkeypatch.setattr(shift_pairs, "_measured", counted)
     with pytest.raises(KeyboardInterrupt):
-        measure_shift(study, tmp_path / "out", plan)
-    assert not (tmp_path / "out/shift.json").exists()
-    drawn = (tmp_path / "out/figures/histogram/private.json").read_bytes()
+        measure_shift(study, out, plan)
+    assert not (out / "shift.json").exists()
+    drawn = (out / "figures/histogram/private.json").read_bytes()
+    stop = 100
     calls.clear()
-    monkeypatch.setattr(shift_pairs, "_measured", lambda name, *rest: calls.append(name) or measure(name, *rest))
-    measure_shift(study, tmp_path / "out", plan)
-    assert len(calls) == 4 * 10 - 17
-    assert (tmp_path / "out/figures/histogram/private.json").read_bytes() == drawn
-    assert _without_noise(read(tmp_path / "out")) == _without_noise(read(measured))
-    assert _noise(read(tmp_path / "out")) != _noise(read(measured)), "the same data, and other noise"
+    measure_shift(study, out, plan)
+    assert len(calls) == 2 * 10 - 14
+    assert (out / "figures/histogram/private.json").read_bytes() == drawn
+    measure_shift(study, whole, plan)
+    assert _without_noise(read(out)) == _without_noise(read(whole))
+    assert _noise(read(out)) != _noise(read(whole)), "the same data, and other noise"
 
 
 def _noise(content: dict[str, Any]) -> list[Any]:
@@ -290,19 +304,21 @@ def test_nothing_is_computed_twice(
     assert (out / "shift.json").read_bytes() == (measured / "shift.json").read_bytes()
 
 
-def test_other_images_and_damaged_files_are_computed_anew(
-    measured: Path, study: Study, tiny_run: Path, tmp_path: Path
-) -> None:
-    out = shutil.copytree(measured, tmp_path / "out")
+@pytest.mark.usefixtures("two_kinds")
+def test_other_images_and_damaged_files_are_computed_anew(study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    measure_shift(study, out, ShiftPlan())
+    whole = (out / "shift.json").read_bytes()
     (out / "features/pixels/north.npz").write_bytes(b"PK damaged")
     (out / "figures/pixels/emd.json").write_text("[{")
-    measure_shift(study, out, ShiftPlan(run=tiny_run, epsilon=2.0))
-    assert (out / "shift.json").read_bytes() == (measured / "shift.json").read_bytes()
-    fewer = measure_shift(study, out, ShiftPlan(images=12, run=tiny_run, epsilon=2.0))
+    measure_shift(study, out, ShiftPlan())
+    assert (out / "shift.json").read_bytes() == whole
+    fewer = measure_shift(study, out, ShiftPlan(images=12))
     assert {site["name"]: site["drawn_images"] for site in fewer["sites"]} == {"north": 8, "south": 8, "east": 12}
-    assert values(fewer, "pixels", "emd") != values(read(measured), "pixels", "emd")
+    assert values(fewer, "pixels", "emd") != values(json.loads(whole), "pixels", "emd")
 
 
+@pytest.mark.usefixtures("two_kinds")
 def test_without_run_noise_and_pictures(tiny_study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     outcome = hospitals.hilum("shift", tiny_study, "--out", out, "--no-images")

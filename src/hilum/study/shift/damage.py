@@ -131,11 +131,11 @@ def _bootstrap(
     for k, pair in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
         members.setdefault(frozenset(pair), []).append(k)
     groups, rng = list(members.values()), numpy_generator(seed, "damage", "bootstrap")
-    values = []
-    for _ in range(RESAMPLES):
-        chosen = [k for g in rng.integers(len(groups), size=len(groups)) for k in groups[g]]
-        values.append(rank_correlation(x[chosen], y[chosen]))
-    known = np.array(values)[~np.isnan(values)]
+    draws = [np.sort(rng.integers(len(groups), size=len(groups))) for _ in range(RESAMPLES)]
+    distinct, times = np.unique(draws, axis=0, return_counts=True)  # few, where there are few pairs
+    chosen = [[k for g in draw for k in groups[g]] for draw in distinct]
+    values = np.repeat([rank_correlation(x[drawn], y[drawn]) for drawn in chosen], times)
+    known = values[~np.isnan(values)]
     low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
     return float(low), float(high)
 
