@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hilum.errors import DataError
 from hilum.evaluation.controls import random_maps
 from hilum.localization.components import BINS, detect, masks, normalise, otsu
 
@@ -41,3 +42,9 @@ def test_detections_score_probability_times_heat():
     np.testing.assert_allclose(found.scores, [0.5, 0.3])
     np.testing.assert_allclose(found.points, [[0.1875, 0.125], [0.9375, 0.875]])
     assert (none.boxes.shape, none.scores.shape, none.points.shape) == ((0, 4), (0,), (0, 2))
+
+
+@pytest.mark.parametrize("threshold", [0, 1.5, -0.1, float("nan"), "Otsu"])
+def test_refuses_a_threshold_that_is_none(threshold):
+    with pytest.raises(DataError, match="above 0 and at most 1, or 'otsu'"):
+        masks(np.ones((1, 2, 2)), threshold)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from hilum.errors import DataError
+
 Floats = NDArray[np.float64]
 Threshold = float | Literal["otsu"]
 BINS = 256
@@ -50,8 +52,15 @@ def otsu(maps: Floats) -> Floats:
 
 
 def thresholds_of(scaled: Floats, threshold: Threshold) -> Floats:
-    """Return the threshold of each map (N, H, W) in [0, 1], (N,): the given one, or its own by Otsu's method."""
-    return otsu(scaled) if threshold == "otsu" else np.full(len(scaled), float(threshold))
+    """Return the threshold of each map (N, H, W) in [0, 1], (N,): the given one, or its own by Otsu's method.
+
+    Raises ``DataError`` for another.
+    """
+    if threshold == "otsu":
+        return otsu(scaled)
+    if isinstance(threshold, str) or not 0 < threshold <= 1:
+        raise DataError(f"Expected a threshold above 0 and at most 1, or 'otsu'; found {threshold!r}.")
+    return np.full(len(scaled), float(threshold))
 
 
 def masks(maps: Floats, threshold: Threshold) -> NDArray[np.bool_]:
