@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,14 @@ from hilum.study.arms import new_model
 from hilum.study.localizer import build_localizer
 from hilum.study.spec import load_study
 
-WITH_MONAI = ("densenet121", "resnet", "cam", "grad_cam", "grad_cam_pp")
+WITH_MONAI = ("densenet121", "resnet")
+LOCALIZER = "saliency" if find_spec("monai") is None else "grad_cam"
 SHORT = ("arms=[federated]", "seeds=[0]", "training.rounds=1", "training.updates=1")
+TOGETHER = (
+    "model.backbone={name: cbr, widths: [4, 8], kernel: 3, output_stride: 4}",
+    "model.neck=triple_attention",
+    "model.pooling=dsmil",
+)
 
 
 def study_with(study: Path, out: Path, *values: str) -> hospitals.Outcome:
@@ -26,25 +31,24 @@ def study_with(study: Path, out: Path, *values: str) -> hospitals.Outcome:
     return hospitals.hilum("study", study, "--out", out, *settings)
 
 
-def names(registry: Any) -> list[Any]:
-    """The names of a registry, each skipped where it needs MONAI and that is absent."""
-    skipped = pytest.mark.skipif(find_spec("monai") is None, reason="needs MONAI: pip install 'hilum[monai]'")
-    return [pytest.param(n, marks=skipped if n in WITH_MONAI else ()) for n in registry]
-
-
 @pytest.fixture(scope="module")
 def own_maps(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with the maps of the model itself."""
+    """A run of a backbone, a neck and a pooling together, with the maps of the model itself."""
     run = tmp_path_factory.mktemp("maps") / "run"
-    assert study_with(tiny_study, run).status == 0
+    outcome = study_with(tiny_study, run, *TOGETHER)
+    assert outcome.status == 0, outcome.err
     return run
 
 
-@pytest.mark.parametrize("name", names(("grad_cam", "saliency")))
+def test_a_run_tells_what_its_model_is_made_of(own_maps: Path) -> None:
+    told = json.loads((own_maps / "run.json").read_text())["model"]
+    assert (told["backbone"], told["neck"], told["pooling"]) == ("cbr", "triple_attention", "dsmil")
+
+
 def test_maps_made_after_the_fact_are_written_like_the_models_own(
-    name: str, own_maps: Path, tiny_study: Path, tmp_path: Path
+    own_maps: Path, tiny_study: Path, tmp_path: Path
 ) -> None:
-    outcome = study_with(tiny_study, tmp_path / "run", f"evaluation.localizer={name}")
+    outcome = study_with(tiny_study, tmp_path / "run", *TOGETHER, f"evaluation.localizer={LOCALIZER}")
     assert outcome.status == 0, outcome.err
     where = "seed_0/federated/federated/north"
     for kind in ("maps", "shuffled"):
@@ -72,14 +76,6 @@ def test_every_name_is_a_model_of_a_study(part: str, name: str, tiny_study: Path
     model = new_model(study, 0)
     registry = dict(PARTS)[part]
     assert type(getattr(model, part)) is registry.load(name)
-
-
-def test_several_parts_run_together(tiny_study: Path, tmp_path: Path) -> None:
-    parts = ("model.backbone={name: tuberculosis_net}", "model.neck=triple_attention", "model.pooling=dsmil")
-    outcome = study_with(tiny_study, tmp_path / "run", *parts)
-    assert outcome.status == 0, outcome.err
-    told = json.loads((tmp_path / "run" / "run.json").read_text())["model"]
-    assert (told["backbone"], told["neck"], told["pooling"]) == ("tuberculosis_net", "triple_attention", "dsmil")
 
 
 def test_the_models_own_map_needs_no_localizer(tiny_study: Path) -> None:
