@@ -45,7 +45,9 @@ def write_site(root: Path, size: int, rng: np.random.Generator) -> None:
     rows = []
     for k in range(2 * IMAGES):
         Image.fromarray(rng.integers(0, 256, (size, size), np.uint8)).save(root / "images" / f"{k:03d}.png")
-        rows.append((f"images/{k:03d}.png", f"{root.name} {k}", "train" if k < IMAGES else "val", *rng.integers(0, 2, 8)))
+        rows.append(
+            (f"images/{k:03d}.png", f"{root.name} {k}", "train" if k < IMAGES else "val", *rng.integers(0, 2, 8))
+        )
     pd.DataFrame(rows, columns=["image", "patient", "split", *NAMES]).to_csv(root / "labels.csv", index=False)
 
 
