@@ -51,6 +51,7 @@ def trained() -> LocalizingClassifier:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    model.zero_grad()
     return model.eval()
 
 
