@@ -320,3 +320,16 @@ def test_maps_of_two_arms_are_paired_by_image():
     assert [(r.low, r.high) for r in row] == [pytest.approx((r.value, r.value)) for r in row]
     assert [(r.n, r.findings) for r in row] == [(20, 1), (10, 1), (30, 2)]
     assert row[0].p == pytest.approx(2 / 101)
+
+
+def test_a_handful_of_images_proves_nothing():
+    boxes = {"Mass": [QUARTER] * 12, "Edema": [QUARTER if k < 9 else [] for k in range(12)]}
+    maps = random_maps(24, (4, 4), np.random.default_rng(0)).reshape(1, 12, 2, 4, 4)
+    names, values = measure_findings(maps, boxes, {"Mass": 0.5, "Edema": 0.5})
+    mass, edema, mean = paired_localization(values + 0.1, values, np.arange(12), resamples=100)[names.index("iou")]
+    assert edema.value == pytest.approx(0.1)
+    assert np.isnan(edema.p)
+    assert (mean.n, mean.findings) == (mass.n, 1) == (12, 1)
+    none = paired_localization(values[:, 9:] + 0.1, values[:, 9:], np.arange(3), resamples=100)[0]
+    assert np.isnan([none[-1].value, none[-1].p]).all()
+    assert none[-1].n == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,7 @@ from hilum.evaluation.maps import ACCURACIES, THRESHOLD, Boxes, Floats, mean_kno
 from hilum.localization.components import Detections, Threshold
 
 Controls = tuple[dict[str, float], ...]
+FEWEST = 10
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ def paired_localization(
     """Return first - second of each of K figures, of each of C findings and last of their mean, on the same patients.
 
     Both are values (S, N, K, C) of ``measure_findings`` on the same images; seeds are averaged within an image first.
+    A finding with fewer than ``FEWEST`` images has no p value and no part in the mean: so few resample to anything.
     """
     difference = (first.mean(axis=0) - second.mean(axis=0))[None]
     sample = resample(lambda weights: _weighted_means(weights, difference), patients, resamples, seed)
@@ -171,10 +173,12 @@ def paired_localization(
     table = []
     for k in range(difference.shape[2]):
         part = _columns(sample, k * findings, findings)
-        exists = int((~np.isnan(part.values)).sum())
+        enough = np.flatnonzero((counts[k] >= FEWEST) & ~np.isnan(part.values))
+        mean = macro(Resampled(part.seeds[:, enough], part.resamples[:, enough]))
         figures = [Figure(_columns(part, c, 1), int(counts[k, c]), 0) for c in range(findings)]
-        figures.append(Figure(macro(part), int(counts[k].sum()), 0, exists))
-        table.append([difference_of(figure, level) for figure in figures])
+        row = [difference_of(figure, level) for figure in figures]
+        row = [one if one.n >= FEWEST else replace(one, p=float("nan")) for one in row]
+        table.append([*row, difference_of(Figure(mean, int(counts[k, enough].sum()), 0, len(enough)), level)])
     return table
 
 

@@ -33,7 +33,7 @@ CONTROLS = {
     "gaussian_prior": "middle",
     "shuffled": "shuffled weights",
 }
-METRIC_NAMES = {"average_precision": "AP", "auroc": "AUROC"}
+METRIC_NAMES = {"average_precision": "AP", "auroc": "AUROC", "iobb": "IoBB", "box_energy": "energy in box"}
 CORRECTIONS = ("raw", "temperature", "prior")
 
 
