@@ -181,7 +181,7 @@ def test_sharpness_is_learned_for_each_finding() -> None:
 
 
 def test_dsmil_is_its_formula() -> None:
-    """Cell by cell, finding by finding: Li et al. 2021, eq. 3-7."""
+    """Cell by cell, finding by finding."""
     pooling = POOLINGS.load("dsmil")(CHANNELS, FINDINGS, hidden=4)
     features, cells = torch.randn(2, CHANNELS, 3, 3), torch.randn(2, FINDINGS, 3, 3)
     z = features.permute(0, 2, 3, 1).reshape(2, 9, CHANNELS)

@@ -12,7 +12,7 @@ from hilum.models.initialization.base import Initialization
 
 
 class MeanVar(Initialization):
-    """Weights drawn from the normal distribution of each donor tensor's mean and variance (Raghu et al. 2019, § 5).
+    """Weights drawn from the normal distribution of each donor tensor's mean and variance (Raghu et al. 2019).
 
     The donor's tensors have the trunk's names; their shapes may differ. Statistics of normalization stay as they are.
     ``donor``: safetensors of a model.

@@ -12,7 +12,7 @@ from hilum.models.initialization.base import Initialization
 
 
 class Transfusion(Initialization):
-    """A donor's weights and statistics up to one layer; the rest is drawn anew (Raghu et al. 2019, § 6).
+    """A donor's weights and statistics up to one layer; the rest is drawn anew (Raghu et al. 2019).
 
     ``donor``: safetensors of a model; ``upto``: the last layer, as the trunk names it, such as ``stages.1``; null is
     the whole trunk.

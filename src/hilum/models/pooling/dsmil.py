@@ -11,7 +11,7 @@ from hilum.models.pooling.base import Pooling
 
 
 class DsmilPooling(Pooling):
-    """Two streams: the highest cell, and an attention of all cells to it (DSMIL, Li et al. 2021, eq. 3-7).
+    """Two streams: the highest cell, and an attention of all cells to it (DSMIL, Li et al. 2021).
 
     One finding does not read another's cells. Of equal highest cells, the mean is the query. ``hidden``: width of
     queries and values, at least 1 (``ValueError``). The map is the mean of both streams' cell logits as a
