@@ -15,6 +15,7 @@ import yaml
 
 from fakes import FakeSite, Hospitals, fake_site, fake_trainer, tiny_model
 from hilum.errors import StudyError
+from hilum.federation import aggregation
 from hilum.federation.memory import SiteMemory
 from hilum.federation.messages import NEVER, LabelCounts, Reply, ServerState
 from hilum.federation.rounds import Progress, RoundsPlan, latest_checkpoint, save_checkpoint
@@ -31,6 +32,7 @@ from hilum.federation.topology import TOPOLOGIES
 from hilum.federation.topology.ring import Ring
 from hilum.federation.topology.star import Star
 from hilum.images.augmentation import Augmentation
+from hilum.study.spec_federation import FederationSpec
 from hilum.training.optimizers import OptimizerPlan
 from hilum.training.state import State, copy_state, fingerprint
 
@@ -53,8 +55,20 @@ NOT_PLAIN = {
 ROUNDED = {"scaffold": "c − c_i", "fednova": "steps / steps"}
 
 
+STUDY = FederationSpec().model_dump(include={"head", "normalization", "weighting"})
+
+
+@pytest.fixture(params=["plain", "study"])
+def settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a strategy does by itself, and in a study, where b owns one row of its head and not the other."""
+    if request.param == "plain":
+        return {}
+    monkeypatch.setattr(aggregation, "OWN_EVIDENCE", 1.0)
+    return STUDY
+
+
 def built(name: str, **options: Any) -> Any:
-    return STRATEGIES.load(name)(GROUPS, **IMPLIED.get(name, {}), **options)
+    return STRATEGIES.load(name)(GROUPS, **{**options, **IMPLIED.get(name, {})})
 
 
 def loop(
@@ -80,15 +94,31 @@ def prints(server: ServerState, kept: dict[str, State]) -> tuple[str, str, dict[
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_order_of_the_sites_changes_no_bit_and_a_resumed_run_is_an_uninterrupted_one(
-    name: str, tmp_path: Path
+    name: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    whole, kept, records = loop(tmp_path / "whole", built(name))
+    strategy = built(name, **settings)
+    whole, kept, records = loop(tmp_path / "whole", strategy)
     assert fingerprint(whole.state) != fingerprint(copy_state(tiny_model()))
     with pytest.raises(InterruptedError):
-        loop(tmp_path / "cut", built(name), SITES[::-1], until=1)
-    resumed, resumed_kept, rest = loop(tmp_path / "cut", built(name), SITES[::-1])
+        loop(tmp_path / "cut", strategy, SITES[::-1], until=1)
+    resumed, resumed_kept, rest = loop(tmp_path / "cut", strategy, SITES[::-1])
     assert prints(resumed, resumed_kept) == prints(whole, kept)
     assert rest == records[1:]
+
+
+def test_in_a_study_sites_keep_the_rows_that_they_own_and_their_statistics(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The guard of the test above; and that a row of one's own is not what the federation shares."""
+    monkeypatch.setattr(aggregation, "OWN_EVIDENCE", 1.0)
+    strategy = built("fedavg", **STUDY)
+    server, kept, _ = loop(tmp_path, strategy)
+    for site, own in (("a", [True, True]), ("b", [True, False]), ("c", [True, True])):
+        model = strategy.model_at_site(server.state, kept[site], server.counts[site])
+        assert [not torch.equal(model["head.weight"][r], server.state["head.weight"][r]) for r in (0, 1)] == own
+        for name, group in GROUPS.items():
+            if group == "norm_stats" and name.endswith("mean"):
+                assert not torch.equal(model[name], server.state[name])
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -137,9 +167,11 @@ TOLD: dict[str, Callable[[int], State]] = {
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_servers_half_is_a_function_of_values_that_survive_the_disk(name: str, tmp_path: Path) -> None:
+def test_the_servers_half_is_a_function_of_values_that_survive_the_disk(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
     """Replies by hand: (server state, replies) → server state, the same from a checkpoint, and no input changes."""
-    strategy, told = built(name), TOLD.get(name, lambda k: {})
+    strategy, told = built(name, **settings), TOLD.get(name, lambda k: {})
     server = strategy.join(ServerState(0, copy_state(tiny_model())), COUNTS)
     for round_ in (1, 2, 3):
         answers = replies(round_, round_, told)[:: 1 if name not in ("iil", "ciil") else 3]
@@ -159,8 +191,8 @@ def test_the_servers_half_is_a_function_of_values_that_survive_the_disk(name: st
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_row_that_nobody_asked_labels_stays(name: str) -> None:
-    strategy, told = built(name), TOLD.get(name, lambda k: {})
+def test_a_row_that_nobody_asked_labels_stays(name: str, settings: dict[str, Any]) -> None:
+    strategy, told = built(name, **settings), TOLD.get(name, lambda k: {})
     server = strategy.join(ServerState(0, copy_state(tiny_model())), COUNTS)
     answer = replies(1, 1, told)[0]
     after = strategy.step(server, strategy.collect(server, [answer], {"a": COUNTS["a"]}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from fakes import NOTHING, FakeSite
 from hilum.federation.divergence import weight_divergence
 from hilum.federation.messages import ServerState, counts_of
 from hilum.federation.strategies.fedavg import FedAvg
 from hilum.federation.strategies.scaffold import Scaffold
-from hilum.training.loop import Fit, TrainingPlan
+from hilum.shift.labels import label_emd
+from hilum.sites.examples import Examples
+from hilum.sites.shared import balanced_rows, shared_examples
+from hilum.training.loop import Fit, LocalTrainer, TrainingPlan
 from hilum.training.optimizers import OptimizerPlan
 from hilum.training.rules import LocalRule
 from hilum.training.state import State, copy_state
@@ -42,6 +47,21 @@ def network(seed: int) -> nn.Module:
 
 
 GROUPS = dict.fromkeys(network(0).state_dict(), "trunk")
+
+
+def backward(model: Any, images: Tensor, labels: Tensor) -> float:
+    """Give the weights the gradients of the cross-entropy, which it returns; autograd takes four times as long."""
+    first, _, second = model
+    hidden = first(images).relu_()
+    said = second(hidden).softmax(1)
+    each = torch.arange(len(labels))
+    loss = float(-said[each, labels].log().mean())
+    said[each, labels] -= 1
+    said /= len(labels)
+    below = (said @ second.weight) * (hidden > 0)
+    second.weight.grad, second.bias.grad = said.T @ hidden, said.sum(0)
+    first.weight.grad, first.bias.grad = below.T @ images, below.sum(0)
+    return loss
 
 
 @dataclass
@@ -71,16 +91,13 @@ class Digits:
         images, labels = digits()
         order = np.concatenate([rng.permutation(self.rows) for _ in range(self.passes)])
         batches = np.array_split(order, -(-len(order) // BATCH))
-        for step, batch in enumerate(batches):
-            loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])
-            weights = list(model.parameters())
-            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-                weight.grad = gradient
-            rule.before_step(model, step, len(batches))  # type: ignore[arg-type]
-            for weight in weights:
-                assert weight.grad is not None
-                weight.data -= self.lr * weight.grad
-        return Fit(copy_state(model), float(loss.detach()), len(batches))
+        with torch.no_grad():
+            for step, batch in enumerate(batches):
+                loss = backward(model, images[batch], labels[batch])
+                rule.before_step(model, step, len(batches))  # type: ignore[arg-type]
+                for weight in model.parameters():
+                    weight.sub_(weight.grad, alpha=self.lr)  # type: ignore[arg-type]
+        return Fit(copy_state(model), loss, len(batches))
 
 
 def cut(emd: float, seed: int) -> tuple[list[Rows], Rows]:
@@ -97,8 +114,7 @@ def cut(emd: float, seed: int) -> tuple[list[Rows], Rows]:
 
 def emd_of(sites: list[Rows]) -> float:
     labels = digits()[1].numpy()
-    shares = np.stack([np.bincount(labels[rows], minlength=CLASSES) / len(rows) for rows in sites])
-    return float(abs(shares - shares.mean(0)).sum(1).mean())
+    return float(label_emd([np.bincount(labels[rows], minlength=CLASSES) / len(rows) for rows in sites]).mean())
 
 
 def accuracy(state: State, rows: Rows) -> float:
@@ -139,29 +155,92 @@ def test_weight_divergence_grows_with_the_label_emd() -> None:
     assert spearmanr(emds, divergences).statistic >= 0.9, divergences
 
 
-def final(emd: float, seed: int, shared: bool, rounds: int = 6) -> float:
-    """Test accuracy; ``shared``: every site also has all of a set of 5 % as many digits, as many of each class."""
+# Shared data
+
+
+class Network(nn.Module):
+    """A hidden layer, in the parts of ``LocalizingClassifier``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU())
+        self.neck, self.head, self.pooling = nn.Identity(), nn.Linear(32, CLASSES), nn.Identity()
+
+    def forward(self, images: Tensor) -> Any:
+        return SimpleNamespace(logits=self.head(self.backbone(images)))
+
+
+class DigitSite(FakeSite):
+    """Digits to train on, each a finding of its own."""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return tuple(map(str, range(CLASSES)))
+
+
+def site_of(name: str, rows: Rows, gain: float = 1.0, validation: int = 0) -> Any:
+    """Digits of a brightness, the last of them for validation."""
+    images, labels = digits()
+    stored = (images[rows] * 255 * gain).to(torch.uint8).view(-1, 8, 8).numpy()
+    split = np.repeat(["train", "val"], [len(rows) - validation, validation])
+    return DigitSite(name, stored, np.eye(CLASSES, dtype=np.float32)[labels[rows]], split)
+
+
+def start_of(seed: int) -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Network()
+
+
+PARTS = {name: "head" if "head" in name else "trunk" for name in start_of(0).state_dict()}
+
+
+def trainer_of(
+    sites: list[Any], rounds: int, seed: int, shared: Examples | None = None, epochs: int = 1
+) -> LocalTrainer:
+    optimizer = OptimizerPlan("sgd", lr=1.0, head_lr=1.0, weight_decay=0.0, momentum=0.0, warmup=0, schedule="constant")
+    plan = TrainingPlan(rounds, None, BATCH, optimizer, NOTHING, epochs=epochs)
+    own, held = Examples.of(sites, "train"), Examples.of(sites, "val")
+    return LocalTrainer(sites[0].name, Network(), own, held, plan, seed, shared)  # type: ignore[arg-type]
+
+
+def right_of(state: State, site: Any, rows: Rows) -> float:
+    """Share of the site's images in which the greatest logit is right."""
+    model = Network()
+    model.load_state_dict(state)
+    with torch.no_grad():
+        found = model(torch.from_numpy(site.stored[rows]).float() / 255).logits.argmax(1).numpy()
+    return float((found == site.targets[rows].argmax(1)).mean())
+
+
+def final(emd: float, seed: int, share: float, rounds: int = 6) -> tuple[float, set[int]]:
+    """Test accuracy, and the updates a round; ``share``: images that every site may see, of those of all sites."""
     sites, rest = cut(emd, seed)
-    labels, rng = digits()[1].numpy(), np.random.default_rng([seed, 1])
-    count = round(0.05 * SIZE)  # of each class
-    public = np.concatenate([rng.permutation(rest[labels[rest] == k])[:count] for k in range(CLASSES)])
-    test = np.setdiff1d(rest, public)
-    run = federation(FedAvg(GROUPS), [np.concatenate([s, public]) for s in sites] if shared else sites, seed)
+    outside, trainers = site_of("outside", rest), {}
+    chosen = balanced_rows(outside.targets, round(share * CLASSES * SIZE), np.random.default_rng(seed))
+    for k, rows in enumerate(sites):
+        name = f"site{k}"
+        shared = shared_examples(outside, chosen, 1.0, seed, name) if share else None
+        trainers[name] = trainer_of([site_of(name, rows)], rounds, seed, shared)
+    strategy, counts = FedAvg(PARTS), {n: counts_of(trainer.train_examples) for n, trainer in trainers.items()}
+    server = strategy.join(ServerState(0, copy_state(start_of(seed))), counts)
+    run = ByHand(strategy, trainers, server)  # type: ignore[arg-type]
     for _ in range(rounds):
         run.round()
-    return accuracy(run.server.state, test)
+    test = np.setdiff1d(np.arange(len(rest)), chosen)
+    return right_of(run.server.state, outside, test), {trainer.updates for trainer in trainers.values()}
 
 
 def test_five_percent_of_shared_data_close_half_of_the_gap() -> None:
-    alike, apart, mixed = (
-        float(np.mean([final(emd, seed, shared) for seed in range(3)]))
-        for emd, shared in ((0.0, False), (1.8, False), (1.8, True))
-    )
+    """At as many local steps, with the set and the mixing that studies use."""
+    results = [[final(emd, seed, share) for seed in range(2)] for emd, share in ((0.0, 0.0), (1.8, 0.0), (1.8, 0.05))]
+    alike, apart, mixed = (float(np.mean([right for right, _ in seeds])) for seeds in results)
+    assert {n for seeds in results for _, updates in seeds for n in updates} == {SIZE // BATCH}
     assert alike - apart > 0.1, (alike, apart)
     assert mixed >= (alike + apart) / 2, (alike, apart, mixed)
 
 
-def rounds_to(strategy: Any, target: float, seed: int, limit: int = 15) -> int:
+def rounds_to(strategy: Any, target: float, seed: int, limit: int = 34) -> int:
     sites, rest = cut(1.8, seed)
     run = federation(strategy, sites, seed, lr=0.05, passes=3)
     for number in range(1, limit + 1):
@@ -173,7 +252,5 @@ def rounds_to(strategy: Any, target: float, seed: int, limit: int = 15) -> int:
 
 def test_scaffold_needs_fewer_rounds_than_federated_averaging() -> None:
     """39 local steps at the same rate, one class a site."""
-    corrected, averaged = (
-        [rounds_to(strategy, 0.55, seed) for seed in range(2)] for strategy in (Scaffold(GROUPS), FedAvg(GROUPS))
-    )
-    assert sum(corrected) < 0.8 * sum(averaged), (corrected, averaged)
+    corrected, averaged = (rounds_to(strategy, 0.85, 0) for strategy in (Scaffold(GROUPS), FedAvg(GROUPS)))
+    assert corrected < 0.8 * averaged, (corrected, averaged)
