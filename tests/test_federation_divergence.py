@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from hilum.federation.divergence import weight_divergence
-from hospitals import hilum, json_of, write_study
+from hilum.study.run import run_study
+from hilum.study.spec import load_study
+from hospitals import json_of, write_study
 
 
 def test_closed_form() -> None:
@@ -35,11 +37,10 @@ def test_from_zero_it_is_infinite_and_between_zeros_nothing() -> None:
     assert weight_divergence(zero, zero, ["w"]).layers == {"w": 0.0}
 
 
+@pytest.mark.usefixtures("unevaluated")
 def test_a_study_writes_it_against_the_pooled_arm_of_each_seed(tmp_path: Path) -> None:
-    study = write_study(tmp_path)
-    options = ("--set", "federations={prox: {strategy: fedprox}}", "--set", "arms=[local, pooled, federated, prox]")
-    outcome = hilum("study", study, "--out", tmp_path / "run", *options)
-    assert outcome.status == 0, outcome.err
+    options = ["federations={prox: {strategy: fedprox}}", "arms=[local, pooled, federated, prox]", "training.rounds=1"]
+    run_study(load_study(write_study(tmp_path), options), tmp_path / "run")
     records = json_of(tmp_path / "run" / "divergence.json")["divergence"]
     assert [(r["seed"], r["arm"], r["against"]) for r in records] == [
         (seed, arm, "pooled") for seed in (0, 1) for arm in ("federated", "prox")
@@ -55,8 +56,8 @@ def test_a_study_writes_it_against_the_pooled_arm_of_each_seed(tmp_path: Path) -
         assert min(apart) < record["whole"] < max(apart)
 
 
+@pytest.mark.usefixtures("unevaluated")
 def test_without_a_pooled_arm_there_is_none(tmp_path: Path) -> None:
-    study = write_study(tmp_path)
-    outcome = hilum("study", study, "--out", tmp_path / "run", "--set", "arms=[federated]", "--set", "seeds=[0]")
-    assert outcome.status == 0, outcome.err
+    options = ["arms=[federated]", "seeds=[0]", "training.rounds=1"]
+    run_study(load_study(write_study(tmp_path), options), tmp_path / "run")
     assert not (tmp_path / "run" / "divergence.json").exists()

@@ -126,6 +126,7 @@ def records(root: Path, arm: str) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k not in ("seconds", "arm", "model")} for r in lines if r["arm"] == arm]
 
 
+@pytest.mark.usefixtures("unevaluated")
 def test_a_study_gives_the_same_weights_with_one_process_and_two(tmp_path: Path) -> None:
     study = write_study(tmp_path)
     write_hospital(tmp_path / "public", 40)
@@ -140,9 +141,10 @@ def test_a_study_gives_the_same_weights_with_one_process_and_two(tmp_path: Path)
     assert records(root, "one") == records(root, "two")
 
 
+@pytest.mark.usefixtures("unevaluated")
 def test_ctrl_c_ends_all_processes_and_the_run_goes_on_to_the_same_result(tmp_path: Path) -> None:
     study = write_study(tmp_path)
-    options = ["arms=[federated]", "seeds=[0]", "training.rounds=20", "federation.processes=2"]
+    options = ["arms=[federated]", "seeds=[0]", "training.rounds=8", "federation.processes=2"]
     command = [sys.executable, "-m", "hilum", "study", study, "--out", tmp_path / "run"]
     command += [part for option in options for part in ("--set", option)]
     running = subprocess.Popen(
@@ -165,4 +167,4 @@ def test_ctrl_c_ends_all_processes_and_the_run_goes_on_to_the_same_result(tmp_pa
     run_study(alone, tmp_path / "whole")
     path = "models/seed_0/federated/federated/model.safetensors"
     assert fingerprint(load_file(tmp_path / "run" / path)) == fingerprint(load_file(tmp_path / "whole" / path))
-    assert len(records(tmp_path / "run", "federated")) == 20
+    assert len(records(tmp_path / "run", "federated")) == 8
