@@ -256,7 +256,7 @@ def test_an_unreadable_image_is_refused_or_left_out(tiny_run: Path, films: Path,
         (["--arm", "local", "--site", "east"], 1, "name one with --site: north, south"),
         (["--site", "nowhere"], 1, "Expected --site among north, south, east"),
         (["--seed", "7"], 1, "Expected --seed among [0, 1]; found 7"),
-        (["--arm", "central"], 2, "'central' is not one of"),
+        (["--arm", "central"], 1, "Expected --arm among those of the run: local, pooled, federated; found 'central'"),
         (["--on-error", "ignore"], 2, "'ignore' is not one of"),
     ],
 )

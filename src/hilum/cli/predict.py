@@ -15,7 +15,9 @@ def predict(
         typer.Argument(metavar="PATH", help="PNG, JPEG or DICOM images, or folders of them.", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Directory for the predictions.", show_default=False)],
-    arm: Annotated[Literal["federated", "pooled", "local"], typer.Option(help="Which models.")] = "federated",
+    arm: Annotated[
+        str, typer.Option(help="Which models: federated, pooled, local, or a name in the study's federations.")
+    ] = "federated",
     site: Annotated[
         str | None,
         typer.Option(

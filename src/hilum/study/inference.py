@@ -30,7 +30,7 @@ from hilum.study.arms import load_model
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.localizer import build_localizer
 from hilum.study.run import load_run_study
-from hilum.study.spec import ARMS, Study
+from hilum.study.spec import Study
 from hilum.training.inference import infer
 from hilum.training.state import write_atomically
 
@@ -121,7 +121,7 @@ def predict_paths(
 def chosen_models(study: Study, run: RunDirectory, arm: str, site: str | None, seed: int | None) -> list[ModelKey]:
     """Return the models of an arm, one a seed; raises ``StudyError`` for an arm, site or seed the run lacks."""
     if arm not in study.arms:
-        raise StudyError(f"Expected --arm among {', '.join(study.arms)} (of {', '.join(ARMS)}); found '{arm}'.")
+        raise StudyError(f"Expected --arm among those of the run: {', '.join(study.arms)}; found '{arm}'.")
     roles = run.roles()
     training = [name for name, role in roles.items() if role == "training"]
     if site is not None and site not in roles:
