@@ -25,6 +25,7 @@ from hilum.study.watch import Watch
 
 COMMAND = [sys.executable, "-c", "from hilum.cli import main; main()"]
 SECONDS = 300
+STOPPED = "hilum: Stopped. What was computed is kept: repeat the command to go on (hilum study: with --resume)."
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
@@ -67,21 +68,26 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert [name for name in found if found[name] != expected[name]] == []
 
 
-def test_killed_run_resumes_to_the_same_bytes(tiny_study: Path, tiny_run: Path, tmp_path: Path) -> None:
-    """Killed while it caches, after a first federated round, and while it predicts; then let go to the end."""
+def test_a_run_stopped_four_times_resumes_to_the_same_bytes(tiny_study: Path, tiny_run: Path, tmp_path: Path) -> None:
+    """Killed while it caches, Ctrl-C and killed after a first round, killed while it predicts; then let go on."""
     root, cache = tmp_path / "run", tmp_path / "cache"
     arguments = ("study", tiny_study, "--out", root, "--set", f"images.cache={cache}")
     moments = {
-        "cache/*/index.sqlite": (),
-        "run/rounds/seed_0/federated/federated/round_0001": ("--resume",),
-        "run/predictions/seed_0/pooled/pooled/north.csv": ("--resume",),
+        "cache/*/index.sqlite": signal.SIGKILL,
+        "run/rounds/seed_0/pooled/pooled/round_0001": signal.SIGINT,
+        "run/rounds/seed_0/federated/federated/round_0001": signal.SIGKILL,
+        "run/predictions/seed_0/pooled/pooled/north.csv": signal.SIGKILL,
     }
-    for pattern, resume in moments.items():
-        process = start(*arguments, *resume)
+    for pattern, stop in moments.items():
+        process = start(*arguments, *(["--resume"] if (root / "run.json").exists() else []))
         wait_for(pattern, tmp_path, process)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        process.send_signal(stop)
+        out, err = process.communicate(timeout=SECONDS)
+        if stop == signal.SIGINT:
+            assert (process.returncode, out) == (130, "")
+            assert [line for line in err.splitlines() if not line.startswith("training:")] == [STOPPED]
+        else:
+            assert process.returncode == -signal.SIGKILL
         assert not (root / "metrics.json").exists()
     outcome = hospitals.hilum(*arguments, "--resume")
     assert outcome.status == 0, outcome.err
@@ -114,10 +120,7 @@ def federations(tiny_study: Path, root: Path) -> list[str | Path]:
 def federated_run(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
     """What an uninterrupted run of ``federations`` is, and the seconds that it took."""
     root, started = tmp_path_factory.mktemp("federations") / "run", time.monotonic()
-    process = start(*federations(tiny_study, root))
-    _, told = process.communicate(timeout=5 * SECONDS)
-    assert process.returncode == 0, told
-    return kept(root), time.monotonic() - started
+    return go_on(federations(tiny_study, root), root), time.monotonic() - started
 
 
 def killed_after(seconds: float, command: list[str | Path]) -> bool:
@@ -134,9 +137,8 @@ def killed_after(seconds: float, command: list[str | Path]) -> bool:
 
 def go_on(command: list[str | Path], root: Path) -> dict[str, Any]:
     """Let a run go on to its end; return what it is."""
-    process = start(*command, *(["--resume"] if (root / "run.json").exists() else []))
-    _, told = process.communicate(timeout=5 * SECONDS)
-    assert process.returncode == 0, told
+    outcome = hospitals.hilum(*command, *(["--resume"] if (root / "run.json").exists() else []))
+    assert outcome.status == 0, outcome.err
     return kept(root)
 
 
@@ -174,10 +176,6 @@ def test_federations_killed_at_twenty_random_moments_resume_to_the_same_bytes(
     assert killed >= 15
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in hilum catches it."""
-
-
 @pytest.mark.parametrize("policy", ["normalization=site", "normalization=recalibrated", "head=site"])
 def test_every_file_of_a_training_may_be_the_last(
     policy: str, tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -188,54 +186,24 @@ def test_every_file_of_a_training_may_be_the_last(
     key = ModelKey(0, "federated", "federated")
     monkeypatch.setattr(aggregation, "OWN_EVIDENCE", 1.0)
 
-    def train(root: Path, dies_at: int) -> int:
-        """Train into ``root``; return how many files were in place when it ended."""
-        count = 0
-        RunDirectory(root).write_json("run.json", {"machine": {"device": "cpu"}})
-
-        def fsync(_: int) -> None:
-            nonlocal count
-            count += 1
-            if count == dies_at:
-                raise Killed
-
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "fsync", fsync)
-            arms.train_model(study, key, sites, RunDirectory(root), "float32", Watch(root, 1, study.training.rounds))
-        return count
-
-    def result(root: Path) -> dict[str, Any]:
+    def train(root: Path) -> dict[str, Any]:
+        arms.train_model(study, key, sites, RunDirectory(root), "float32", Watch(root, 1, study.training.rounds))
         changing = ("metrics.jsonl", "progress.json")
         files = [path for path in root.rglob("[!.]*") if path.is_file() and path.name not in changing]
         log = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
         rounds = [(line["round"], line["train_loss"], line["validation_loss"]) for line in log]
         return {"log": rounds, **{str(path.relative_to(root)): path.read_bytes() for path in files}}
 
-    total = train(tmp_path / "whole", 0)
-    assert ("site_heads" in str(result(tmp_path / "whole").keys())) == (policy == "head=site")
-    assert total >= 7
-    for k in range(1, total + 1):
-        root = tmp_path / f"dies_at_{k}"
-        with pytest.raises(Killed):
-            train(root, k)
-        RunDirectory(root).remove_unfinished()
-        train(root, 0)
-        assert_same(result(root), result(tmp_path / "whole"))
-
-
-def test_ctrl_c_stops_with_one_line_and_resumes(tiny_study: Path, tiny_run: Path, tmp_path: Path) -> None:
-    root = tmp_path / "run"
-    process = start("study", tiny_study, "--out", root)
-    wait_for("rounds/seed_0/pooled/pooled/round_0001", root, process)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130
-    assert out == ""
-    assert err.strip().splitlines() == [
-        "hilum: Stopped. What was computed is kept: repeat the command to go on (hilum study: with --resume)."
-    ]
-    assert hospitals.hilum("study", tiny_study, "--out", root, "--resume").status == 0
-    assert_same(kept(root), kept(tiny_run))
+    root, died = tmp_path / "whole", []
+    RunDirectory(root).write_json("run.json", {"machine": {"device": "cpu"}})
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: died.append(shutil.copytree(root, tmp_path / str(len(died)))))
+        whole = train(root)
+    assert ("site_heads" in str(whole.keys())) == (policy == "head=site")
+    assert len(died) >= 7
+    for left in died:
+        RunDirectory(left).remove_unfinished()
+        assert_same(train(left), whole)
 
 
 def test_a_run_is_not_overwritten_and_not_mixed(tiny_study: Path, tiny_run: Path) -> None:
@@ -247,14 +215,13 @@ def test_a_run_is_not_overwritten_and_not_mixed(tiny_study: Path, tiny_run: Path
         run.run_study(other, tiny_run, resume=True)
 
 
+@pytest.mark.usefixtures("unevaluated")
 def test_changed_images_are_not_mixed_into_a_run(tmp_path: Path) -> None:
-    study = hospitals.write_study(tmp_path)
-    values = ("--set", "arms=[federated]", "--set", "seeds=[0]")
-    assert hospitals.hilum("study", study, "--out", tmp_path / "run", *values).status == 0
+    study = spec.load_study(hospitals.write_study(tmp_path), ["arms=[federated]", "seeds=[0]", "training.rounds=1"])
+    run.run_study(study, tmp_path / "run")
     shutil.copy(tmp_path / "north/images/north00.png", tmp_path / "north/images/north01.png")
-    outcome = hospitals.hilum("study", study, "--out", tmp_path / "run", *values, "--resume")
-    assert outcome.status == 1
-    assert "some have changed" in outcome.err
+    with pytest.raises(RunError, match="some have changed"):
+        run.run_study(study, tmp_path / "run", resume=True)
 
 
 def test_a_finished_run_resumes_to_itself(tiny_study: Path, tiny_run: Path) -> None:
