@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,13 @@ from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from fakes import NOTHING, FakeSite
+from fakes import NOTHING, FakeSite, Hospitals
 from hilum.federation.divergence import weight_divergence
 from hilum.federation.messages import ServerState, counts_of
+from hilum.federation.rounds import RoundsPlan
+from hilum.federation.strategies.ciil import CIIL
 from hilum.federation.strategies.fedavg import FedAvg
+from hilum.federation.strategies.iil import IIL
 from hilum.federation.strategies.scaffold import Scaffold
 from hilum.shift.labels import label_emd
 from hilum.sites.examples import Examples
@@ -254,3 +258,48 @@ def test_scaffold_needs_fewer_rounds_than_federated_averaging() -> None:
     """39 local steps at the same rate, one class a site."""
     corrected, averaged = (rounds_to(strategy, 0.85, 0) for strategy in (Scaffold(GROUPS), FedAvg(GROUPS)))
     assert corrected < 0.8 * averaged, (corrected, averaged)
+
+
+# One model, in which way
+
+
+GAINS = (0.2, 0.4, 0.6, 0.8, 1.0)  # brightness of a site
+
+
+def accuracies(seed: int, folder: Path, rounds: int = 12) -> dict[str, float]:
+    """Test accuracy over the brightness of all five sites, most of whose digits are of two classes, by who trains how.
+
+    All see as many batches, but for a site alone and an early stop.
+    """
+    cuts, rest = cut(1.44, seed)
+    pairs = [np.random.default_rng([seed, k]).permutation(np.concatenate(cuts[2 * k : 2 * k + 2])) for k in range(5)]
+    sites = [site_of(f"site{k}", rows, GAINS[k], len(rows) // 5) for k, rows in enumerate(pairs)]
+    start, tests = copy_state(start_of(seed)), [site_of("test", rest, gain) for gain in GAINS]
+
+    def right(state: State) -> float:
+        return float(np.mean([right_of(state, test, np.arange(len(rest))) for test in tests]))
+
+    def alone(*members: Any) -> float:
+        trainer, state = trainer_of(list(members), rounds, seed), start
+        for number in range(1, rounds + 1):
+            state = trainer.fit(state, number, np.full(CLASSES, 0.5)).state
+        return right(state)
+
+    found = {"pooled": alone(*sites), "local": float(np.mean([alone(site) for site in sites]))}
+    for name, strategy in (("fedavg", FedAvg(PARTS)), ("ciil", CIIL(PARTS)), ("iil", IIL(PARTS))):
+        trainers = {site.name: trainer_of([site], rounds, seed) for site in sites}
+        federation = Hospitals(strategy, trainers, folder / name).federation(RoundsPlan(rounds))
+        found[name] = right(federation.run(start, folder / name, lambda _: None).state)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_any_way_to_learn_together_is_far_above_learning_alone_and_below_all_data_but_in_circles(
+    seed: int, tmp_path: Path
+) -> None:
+    """Not Sheller's order: in so few rounds averaging is no better than once around, and in circles the best of all."""
+    found = accuracies(seed, tmp_path)
+    assert found["pooled"] > max(found["fedavg"], found["iil"]), found
+    assert min(found["fedavg"], found["iil"]) > found["local"] + 0.3, found
+    assert found["ciil"] > found["iil"], found
