@@ -25,6 +25,7 @@ from hilum.study import run as study_run
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.spec import dump_study, load_study, parse_study
 from hilum.training.inference import Inferred
+from hilum.training.losses.masked_bce import MaskedBCE
 
 REFERENCE = (Path(__file__).parents[1] / "docs/reference/run-directory.md").read_text(encoding="utf-8")
 FINDINGS = list(hospitals.FINDINGS)
@@ -448,7 +449,7 @@ def test_the_advice_at_a_loss_that_is_not_finite_can_be_followed(
     """The keys that it names are keys of a study, and a new directory takes the study."""
     values = ("--set", "arms=[federated]", "--set", "seeds=[0]", "--set", "training.rounds=1")
     with monkeypatch.context() as patched:
-        patched.setattr("hilum.training.losses.masked_bce.masked_bce", lambda logits, _: logits.sum() * float("nan"))
+        patched.setattr(MaskedBCE, "cost", lambda loss, logits, targets: logits * float("nan"))
         told = refused(tiny_study, tmp_path / "run", *values)
     assert "a new --out" in told
     advised = re.findall(r"--set (\S+)=…", told)
