@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 
@@ -28,6 +30,33 @@ class Backbone(nn.Module):
     def pyramid_channels(self) -> tuple[int, ...]:
         """Channels of the maps of ``pyramid``."""
         return (self.channels,)
+
+
+class StagedBackbone(Backbone):
+    """A trunk each of whose stages leaves a map: ``pyramid`` returns them all, ``forward`` the last.
+
+    ``widths``: their channels.
+    """
+
+    widths: tuple[int, ...]
+
+    @property
+    def pyramid_channels(self) -> tuple[int, ...]:
+        """Channels of the maps of ``pyramid``."""
+        return self.widths
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features (B, channels, h, w) of images (B, 1, H, W) in [0, 1]."""
+        return self.pyramid(x)[-1]
+
+
+def in_turn(x: Tensor, stages: Iterable[nn.Module]) -> tuple[Tensor, ...]:
+    """Return the map that every stage makes of the one before it, the first of ``x``."""
+    maps: list[Tensor] = []
+    for stage in stages:
+        x = stage(x)
+        maps.append(x)
+    return tuple(maps)
 
 
 class ReceptiveField:

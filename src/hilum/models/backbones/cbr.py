@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from hilum.models.backbones.base import Backbone, ReceptiveField
+from hilum.models.backbones.base import ReceptiveField, StagedBackbone, in_turn
 
 
-class CBR(Backbone):
+class CBR(StagedBackbone):
     """Plain convolutions with max pooling in between (Raghu et al. 2019, "Transfusion"), output stride 16.
 
     The default is CBR-Small: 7 × 7 convolutions of ``widths`` 32, 64, 128 and 256, a receptive field of 121 px.
@@ -38,18 +38,6 @@ class CBR(Backbone):
         self.widths = tuple(widths)
         self.channels, self.stride, self.receptive_field = widths[-1], field.stride, field.size
 
-    @property
-    def pyramid_channels(self) -> tuple[int, ...]:
-        """Channels of the layers."""
-        return self.widths
-
     def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the map of every layer, after its pooling."""
-        maps = [2 * x - 1]
-        for layer in self.layers:
-            maps.append(layer(maps[-1]))
-        return tuple(maps[1:])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, widths[-1], h, w) of images (B, 1, H, W) in [0, 1]."""
-        return self.pyramid(x)[-1]
+        return in_turn(2 * x - 1, self.layers)

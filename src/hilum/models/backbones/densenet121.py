@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hilum.errors import MissingExtra
-from hilum.models.backbones.base import Backbone, ReceptiveField
+from hilum.models.backbones.base import ReceptiveField, StagedBackbone, in_turn
 
 LAYERS = (6, 12, 24, 16)
 STRIDES = (8, 16, 32)
 
 
-class DenseNet121(Backbone):
+class DenseNet121(StagedBackbone):
     """DenseNet-121 from scratch (Huang et al. 2017; MONAI, the extra ``monai``): the first ``blocks`` of 4.
 
     The last average poolings are left out where ``output_stride`` is 8 or 16. A cell sees 59 px after one block
@@ -54,18 +54,7 @@ class DenseNet121(Backbone):
         self.widths = (256, 512, 1024, 1024)[:blocks]
         self.channels, self.stride, self.receptive_field = self.widths[-1], field.stride, field.size
 
-    @property
-    def pyramid_channels(self) -> tuple[int, ...]:
-        """Channels of the blocks."""
-        return self.widths
-
     def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the map of every block."""
-        maps = [2 * x - 1]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
-        return (*maps[1:-1], F.relu(self.norm(maps[-1])))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, channels, h, w) of images (B, 1, H, W) in [0, 1]."""
-        return self.pyramid(x)[-1]
+        *maps, last = in_turn(2 * x - 1, self.stages)
+        return (*maps, F.relu(self.norm(last)))

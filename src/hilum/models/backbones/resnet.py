@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hilum.errors import MissingExtra
-from hilum.models.backbones.base import Backbone, ReceptiveField
+from hilum.models.backbones.base import ReceptiveField, StagedBackbone, in_turn
 
 DEPTHS = (10, 18, 34, 50)
 STRIDES = (8, 16, 32)
@@ -26,7 +26,7 @@ class StridedPointwise(nn.Conv2d):
         return super().forward(x[:, :, :: self.step, :: self.step])
 
 
-class ResNet(Backbone):
+class ResNet(StagedBackbone):
     """ResNet from scratch (He et al. 2016; MONAI, the extra ``monai``): the first ``stages`` of 4.
 
     ``depth``: 10, 18, 34 or 50. The last strides become 1 where ``output_stride`` is 8 or 16. What a cell of ResNet-18
@@ -58,24 +58,12 @@ class ResNet(Backbone):
             for block in stage:
                 _fit(block, field, output_stride)
             self.stages.append(stage)
-        self.channels = _channels(self.stages[-1])
-        self.stride, self.receptive_field = field.stride, field.size
-
-    @property
-    def pyramid_channels(self) -> tuple[int, ...]:
-        """Channels of the stages."""
-        return tuple(_channels(stage) for stage in self.stages)
+        self.widths = tuple(_channels(stage) for stage in self.stages)
+        self.channels, self.stride, self.receptive_field = self.widths[-1], field.stride, field.size
 
     def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the map of every stage."""
-        maps = [self.stem(2 * x - 1)]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
-        return tuple(maps[1:])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, channels, h, w) of images (B, 1, H, W) in [0, 1]."""
-        return self.pyramid(x)[-1]
+        return in_turn(self.stem(2 * x - 1), self.stages)
 
 
 def _fit(block: Any, field: ReceptiveField, output_stride: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hilum.models.backbones.base import Backbone, ReceptiveField
+from hilum.models.backbones.base import ReceptiveField, StagedBackbone, in_turn
 
 WIDTHS = (16, 32, 48, 64, 80)
 STRIDES = (8, 16, 32, 64)
@@ -30,7 +30,7 @@ class TuberculosisBlock(nn.Module):
         return (main + F.relu(self.norm(self.shortcut(x[:, :, :: self.step, :: self.step])))) / 2
 
 
-class TuberculosisNet(Backbone):
+class TuberculosisNet(StagedBackbone):
     """The network of Pasa et al. 2019: five blocks of 16, 32, 48, 64 and 80 channels.
 
     With mean pooling and two findings it has the 231,602 parameters of the original, which reads 512 px at
@@ -52,23 +52,12 @@ class TuberculosisNet(Backbone):
                 block.append(nn.MaxPool2d(3, 2, 1))
                 field.convolve(3, 2)
             self.blocks.append(nn.Sequential(*block))
+        self.widths = WIDTHS
         self.channels, self.stride, self.receptive_field = WIDTHS[-1], field.stride, field.size
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
 
-    @property
-    def pyramid_channels(self) -> tuple[int, ...]:
-        """Channels of the blocks."""
-        return WIDTHS
-
     def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the map of every block, after its pooling."""
-        maps = [2 * x - 1]
-        for block in self.blocks:
-            maps.append(block(maps[-1]))
-        return tuple(maps[1:])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, 80, h, w) of images (B, 1, H, W) in [0, 1]."""
-        return self.pyramid(x)[-1]
+        return in_turn(2 * x - 1, self.blocks)
