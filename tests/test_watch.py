@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from hilum.errors import TrainingError
 from hilum.federation.runtimes.base import Waiting
 from hilum.study.watch import Watch, lines, read_progress
 
@@ -33,6 +36,17 @@ def test_tells_round_sites_losses_bytes_and_time_left(tmp_path: Path) -> None:
         "2.00 MiB down, 1.00 MiB up; lost west: its disk is full.; 10 s left"
     )
     assert now == "seed_0/federated/federated round 2/3 train: done north; waiting south, west"
+
+
+def test_tells_the_error_that_ends_the_training(tmp_path: Path) -> None:
+    def training() -> None:
+        with Watch(tmp_path, 1, 3) as watch:
+            watch.begins("a", 0)
+            raise TrainingError("Expected a finite loss; found nan.")
+
+    with pytest.raises(TrainingError):
+        training()
+    assert (read_progress(tmp_path) or {})["error"] == "Expected a finite loss; found nan."
 
 
 def test_the_bar_ends_full_though_rounds_were_skipped(tmp_path: Path) -> None:

@@ -23,6 +23,11 @@ AFTER_ALL_WAVES = 9999  # the wave of tasks that follow the training of a round
 STATELESS = ("count", "validate")  # tasks whose reply holds no weights
 
 
+def share_of(share: float, count: int) -> int:
+    """Return ⌈share · count⌉, as it is in decimal numbers."""
+    return math.ceil(share * count - 1e-9)
+
+
 @dataclass(frozen=True)
 class LabelCounts:
     """Training images of a site, and how many of them have a known and a positive label, per finding (C,)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from hilum.federation.messages import (
     ServerState,
     Task,
     check_reply,
+    share_of,
 )
 from hilum.federation.runtimes.base import Runtime
 from hilum.federation.strategies.base import Strategy
@@ -59,7 +59,7 @@ class RoundsPlan:
 
     def participants(self, round_: int, sites: list[str]) -> list[str]:
         """Return the sites that train in a round: max(⌈share · K⌉, 1) of them, sorted."""
-        count = max(1, math.ceil(self.participation * len(sites) - 1e-9))
+        count = max(1, share_of(self.participation, len(sites)))
         if count == len(sites):
             return sites
         drawn = numpy_generator(self.seed, round_, "participants").choice(len(sites), count, replace=False)
@@ -200,7 +200,7 @@ class Federation:
 
     def _require(self, answered: int, asked: int, round_: int, traffic: Traffic) -> None:
         """Refuse less than the quorum."""
-        if answered < math.ceil(self.plan.quorum * asked - 1e-9):
+        if answered < share_of(self.plan.quorum, asked):
             raise TrainingError(
                 f"Expected replies from {self.plan.quorum:.0%} of {asked} sites in round {round_}; {answered} "
                 f"answered. {_reasons(traffic)}Mend those sites and go on with --resume, or lower federation.quorum."

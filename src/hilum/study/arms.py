@@ -19,7 +19,7 @@ from hilum.federation.memory import SiteMemory
 from hilum.federation.messages import NEVER, ServerState
 from hilum.federation.rounds import Federation, last_round
 from hilum.federation.runtimes.base import Runtime, Tell
-from hilum.federation.runtimes.in_process import InProcess, Presence
+from hilum.federation.runtimes.in_process import InProcess
 from hilum.federation.runtimes.processes import Processes
 from hilum.federation.strategies.base import Strategy
 from hilum.federation.strategies.fedavg import HEADS_OF
@@ -37,6 +37,7 @@ from hilum.study.federations import (
     build_topology,
     build_worker,
     federation_spec,
+    presence_of,
     rounds_plan,
 )
 from hilum.study.hospitals import cache_of, load_sites, training_sites
@@ -119,10 +120,30 @@ def train_model(
         watch.model_done()
         return
     model = initial_model(study, key.seed).to(run_device(run))
-    initial, groups, spec = copy_state(model), model.state_groups(), federation_spec(study, key.arm)
     names = sorted(participants(key, sites))
+    with open_runtime(study, key, sites, model, run, precision, shared or {}, watch.waits) as runtime:
+        server = run_rounds(study, key, names, model, runtime, run, watch)
+    strategy = build_strategy(federation_spec(study, key.arm), model.state_groups())
+    for name in names:
+        write_own(run, key, name, strategy, server)
+    write_model(run.model(key), key, server)
+    watch.model_done()
+
+
+def run_rounds(
+    study: Study,
+    key: ModelKey,
+    names: Sequence[str],
+    model: LocalizingClassifier,
+    runtime: Runtime,
+    run: RunDirectory,
+    watch: Watch,
+) -> ServerState:
+    """Run a model's rounds over the participants behind a runtime, from its last checkpoint or from ``model``."""
+    groups, spec = model.state_groups(), federation_spec(study, key.arm)
     strategy, topology = build_strategy(spec, groups), build_topology(spec, names)
     compression, plan = build_compression(spec, groups), rounds_plan(study, spec, key.seed)
+    federation = Federation(strategy, topology, compression, runtime, plan)
     run.forget_rounds(key, last_round(run.rounds(key)))
     watch.begins(key.path.as_posix(), last_round(run.rounds(key)))
 
@@ -130,13 +151,7 @@ def train_model(
         run.log_round(key, record)
         watch.round_done(record)
 
-    with open_runtime(study, key, sites, model, run, precision, shared or {}, watch.waits) as runtime:
-        federation = Federation(strategy, topology, compression, runtime, plan)
-        server = federation.run(initial, run.rounds(key), on_round)
-    for name in names:
-        write_own(run, key, name, strategy, server)
-    write_model(run.model(key), key, server)
-    watch.model_done()
+    return federation.run(copy_state(model), run.rounds(key), on_round)
 
 
 def open_runtime(
@@ -151,7 +166,7 @@ def open_runtime(
 ) -> AbstractContextManager[Runtime]:
     """Return the runtime of a model's training: this process, or as many as the study asks for."""
     spec, names = federation_spec(study, key.arm), sorted(participants(key, sites))
-    presence = {name: Presence(p.first, p.last) for name, p in spec.presence.items()}
+    presence = presence_of(spec, names)
     if min(spec.processes, len(names)) == 1:
         return nullcontext(InProcess(workers_of(study, key, sites, model, run, precision, shared), presence, tell))
     crew = Crew(study, key, run, precision, torch.get_num_threads())

@@ -12,6 +12,7 @@ from hilum.federation.compression import COMPRESSIONS
 from hilum.federation.compression.base import Compression
 from hilum.federation.memory import SiteMemory
 from hilum.federation.rounds import RoundsPlan
+from hilum.federation.runtimes.in_process import Presence
 from hilum.federation.strategies import STRATEGIES
 from hilum.federation.strategies.base import Strategy
 from hilum.federation.topology import TOPOLOGIES
@@ -79,6 +80,12 @@ def rounds_plan(study: Study, spec: FederationSpec, seed: int) -> RoundsPlan:
     """Return how the rounds of a federation go."""
     training = study.training
     return RoundsPlan(training.rounds, training.validate_every, spec.patience, spec.participation, spec.quorum, seed)
+
+
+def presence_of(spec: FederationSpec, names: Sequence[str]) -> dict[str, Presence]:
+    """Return in which rounds each participant is there."""
+    known = {name: Presence(p.first, p.last) for name, p in spec.presence.items()}
+    return {name: known.get(name, Presence()) for name in names}
 
 
 def training_plan(study: Study, spec: FederationSpec, group: int, precision: str) -> TrainingPlan:

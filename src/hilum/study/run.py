@@ -84,8 +84,11 @@ def train_here(
     shared: Mapping[str, Site],
 ) -> None:
     """Train all models of a study in this process."""
-    with progress("training", len(keys) * study.training.rounds) as advance:
-        watch = Watch(run.root, len(keys), study.training.rounds, advance, SECONDS_BETWEEN)
+    rounds = study.training.rounds
+    with (
+        progress("training", len(keys) * rounds) as advance,
+        Watch(run.root, len(keys), rounds, advance, SECONDS_BETWEEN) as watch,
+    ):
         for key in keys:
             train_model(study, key, sites, run, precision, watch, shared)
 

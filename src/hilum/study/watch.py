@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from hilum.errors import HilumError
 from hilum.federation.runtimes.base import Waiting
 from hilum.progress import Advance
 from hilum.training.state import write_atomically
@@ -24,7 +27,8 @@ def unseen(steps: int = 1, note: str = "") -> None:
 class Watch:
     """Tells of every task that is sent, every reply and every round of ``models`` × ``rounds``, in ``directory``.
 
-    ``advance`` moves a bar by rounds. ``pause``: least s between two writings of who has answered.
+    As a context, it tells of the error that ends the training. ``advance`` moves a bar by rounds. ``pause``: least s
+    between two writings of who has answered.
     """
 
     directory: Path
@@ -71,10 +75,14 @@ class Watch:
         self.advance(round_ - self.round)
         self.round = round_
 
-    def fails(self, error: str) -> None:
-        """The run ends before its last round."""
-        self.error = error
-        self._write()
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, HilumError):  # the training ends before its last round
+            self.error = str(error)
+            with suppress(HilumError):  # a disk that is full has told of itself
+                self._write()
 
     def seconds_left(self) -> float | None:
         """Return the time left if rounds go on as they went, in s."""

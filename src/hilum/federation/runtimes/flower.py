@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ import httpx  # type: ignore[import-not-found, unused-ignore]
 from flwr.app import Message, RecordDict  # type: ignore[import-not-found, unused-ignore]
 
 from hilum.errors import TrainingError
-from hilum.federation.messages import Lost, Reply, Task
+from hilum.federation.messages import Lost, Reply, Task, share_of
 from hilum.federation.payload import reply_of, task_payload
 from hilum.federation.runtimes.base import Tell, tell_of, unheard
 from hilum.federation.runtimes.flower_records import (
@@ -256,7 +255,7 @@ class Exchange:
     def _give_up(self) -> None:
         limits, now = self.nodes.limits, self.nodes.clock.now()
         share = limits.enough if next(iter(self.tasks.values())).kind in OF_ROUNDS else None
-        enough = share is not None and self.replies >= math.ceil(share * len(self.tasks) - 1e-9)
+        enough = share is not None and self.replies >= share_of(share, len(self.tasks))
         for site in sorted(self.open):
             if enough:
                 self._settle(site, Lost(site, "not waited for: enough others had answered."))

@@ -135,12 +135,8 @@ class FedAvg:
 
     def keeps(self, state: State) -> State:
         """Return the tensors of a state that stay at the site."""
-        stays = {
-            "norm_stats": self.normalization in ("site", "local"),
-            "norm_affine": self.normalization == "local",
-            "head": self.head == "site",
-        }
-        return {n: state[n] for n, group in self.groups.items() if stays.get(group, False) and n in state}
+        stays = self.private if self.normalization in ("site", "local") else self.private - {"norm_stats"}
+        return {n: state[n] for n, group in self.groups.items() if group in stays and n in state}
 
     # The server's half.
 

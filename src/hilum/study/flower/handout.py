@@ -5,7 +5,6 @@ What a hospital keeps to itself never comes back; so the weights go there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 
 import hilum
 from hilum.errors import TrainingError
-from hilum.federation.messages import NEVER, Lost, Reply, ServerState, Task, counts_of
+from hilum.federation.messages import NEVER, Lost, Reply, ServerState, Task, counts_of, share_of
 from hilum.federation.runtimes.base import Runtime
 from hilum.federation.strategies.fedavg import HEADS_OF
 from hilum.federation.worker import Worker
@@ -35,11 +34,10 @@ def hand_out(server: ServerState, runtime: Runtime, quorum: float) -> dict[str, 
     extra = _heads(server.extra) | {TAUGHT: torch.tensor(_taught(server))}
     tasks = {
         site: Task(HAND_OUT, server.round, server.state, extra=extra, taken=server.taken.get(site, NEVER))
-        for site in runtime.sites(server.round)
-        if site in server.counts
+        for site in server.members()
     }
     lost = {answer.site: answer.reason for answer in runtime.exchange(tasks) if isinstance(answer, Lost)}
-    if len(tasks) - len(lost) < math.ceil(quorum * len(tasks) - 1e-9):
+    if len(tasks) - len(lost) < share_of(quorum, len(tasks)):
         reasons = "".join(f"{site}: {reason} " for site, reason in sorted(lost.items()))
         raise TrainingError(
             f"Expected {quorum:.0%} of {len(tasks)} sites to take the final weights; {len(tasks) - len(lost)} did. "

@@ -11,19 +11,16 @@ from typing import Any
 from flwr.app import Context  # type: ignore[import-not-found, unused-ignore]
 from flwr.serverapp import Grid, ServerApp  # type: ignore[import-not-found, unused-ignore]
 
-from hilum.errors import HilumError, RunError
-from hilum.federation.rounds import Federation, last_round
+from hilum.errors import RunError
 from hilum.federation.runtimes.flower import FlowerRuntime, Limits, Nodes
 from hilum.federation.runtimes.flower_records import Identity
-from hilum.federation.runtimes.in_process import Presence
-from hilum.study.arms import WEIGHTS, initial_model, model_keys, write_model
+from hilum.study.arms import WEIGHTS, initial_model, model_keys, run_rounds, write_model
 from hilum.study.directory import ModelKey, RunDirectory
-from hilum.study.federations import build_compression, build_strategy, build_topology, federation_spec, rounds_plan
+from hilum.study.federations import federation_spec, presence_of
 from hilum.study.flower.approval import approval, study_digest
 from hilum.study.flower.handout import FEDERATION, describe_server, hand_out
 from hilum.study.spec import Study, parse_study, read_mapping
 from hilum.study.watch import Watch
-from hilum.training.state import copy_state
 
 
 def server_app(study_file: Path) -> ServerApp:
@@ -49,16 +46,12 @@ def serve(study: Study, grid: Grid, config: Mapping[str, Any]) -> None:
     run_id = begin(study, run, sites)
     nodes = Nodes(grid, limits_of(config))
     keys = list(model_keys(study, []))
-    watch = Watch(run.root, len(keys), study.training.rounds)
-    try:
+    with Watch(run.root, len(keys), study.training.rounds) as watch:
         for key in keys:
             if not (run.model(key) / WEIGHTS).is_file():
                 identity = Identity(study_digest(study), key.path.as_posix(), run_id)
                 train(study, key, run, nodes, sites, identity, watch)
             watch.model_done()
-    except HilumError as error:
-        watch.fails(str(error))
-        raise
     note(run, finished=_now())
 
 
@@ -92,23 +85,10 @@ def train(
     watch: Watch,
 ) -> None:
     """Train one model, from its last checkpoint if there is one, and write its final weights."""
-    model = initial_model(study, key.seed)
-    initial, groups, spec = copy_state(model), model.state_groups(), federation_spec(study, key.arm)
-    known = {name: Presence(p.first, p.last) for name, p in spec.presence.items()}
-    presence = {site: known.get(site, Presence()) for site in sites}
-    strategy, topology = build_strategy(spec, groups), build_topology(spec, sites)
-    runtime = FlowerRuntime(nodes, presence, identity, watch.waits)
-    plan = rounds_plan(study, spec, key.seed)
-    federation = Federation(strategy, topology, build_compression(spec, groups), runtime, plan)
-    run.forget_rounds(key, last_round(run.rounds(key)))
-    watch.begins(identity.model, last_round(run.rounds(key)))
-
-    def on_round(record: dict[str, Any]) -> None:
-        run.log_round(key, record)
-        watch.round_done(record)
-
-    server = federation.run(initial, run.rounds(key), on_round)
-    lost = hand_out(server, runtime, plan.quorum)
+    spec = federation_spec(study, key.arm)
+    runtime = FlowerRuntime(nodes, presence_of(spec, sites), identity, watch.waits)
+    server = run_rounds(study, key, sites, initial_model(study, key.seed), runtime, run, watch)
+    lost = hand_out(server, runtime, spec.quorum)
     note(run, without={**run.read_json(FEDERATION).get("without", {}), identity.model: lost})
     describe_server(run, study, server)
     write_model(run.model(key), key, server)
