@@ -28,6 +28,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"edges": "uniform"},
         {"scales": "one", "neighbours": 2},
     ],
+    "conta": [{"grid": 4, "width": 8}],
     "triple_attention": [{"reduction": 1}, {"scale": False, "reduction": 2}, {"channel": False, "element": False}],
 }
 CASES = [pytest.param(name, options, id=f"{name}-{options}") for name, many in VARIANTS.items() for options in many]
@@ -47,7 +48,11 @@ def build(name: str, options: dict[str, Any]) -> LocalizingClassifier:
 
 
 def gates(model: nn.Module) -> list[nn.Parameter]:
-    return [p for name, p in model.named_parameters() if name.rpartition(".")[2] in ("gamma", "gate")]
+    return [p for name, p in model.named_parameters() if is_gate(name)]
+
+
+def is_gate(name: str) -> bool:
+    return name.rpartition(".")[2] in ("gamma", "gate") or name.endswith("join.weight")
 
 
 def test_every_registered_neck_is_tested() -> None:
@@ -72,13 +77,16 @@ def test_it_has_an_effect_once_its_gates_open_and_every_weight_learns(name: str,
     with torch.no_grad():
         for gate in gates(model):
             gate.fill_(0.5)
+        for total in model.neck.sums:
+            model.neck.get_buffer(total).uniform_(0.5, 1)
         model.head.weight.normal_()
     model(images).logits.sum().backward()
     assert not torch.allclose(model(images).logits, before)
     still = {n for n, p in model.neck.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
     last_bias = {"edge.2.bias"}  # of a softmax, which does not change with it
     embedding = {"embed.weight", "embed.bias"} if options.get("edges") == "uniform" else set()
-    assert still - last_bias == embedding
+    segmentation = {n for n in still if n.startswith("network.")}  # learns from a loss of its own
+    assert still - last_bias - segmentation == embedding
 
 
 @pytest.mark.parametrize(("name", "options"), TRAINED)
@@ -87,9 +95,12 @@ def test_it_trains_and_its_tensors_are_averaged_with_the_trunk(name: str, option
     start = copy_state(model)
     groups = model.state_groups()
     assert set(groups) == {key for key, tensor in start.items() if tensor.is_floating_point()}
-    assert {group for key, group in groups.items() if key.startswith("neck.")} == {"trunk"}
+    sums = {f"neck.{name}" for name in model.neck.sums}
+    kinds = {key: group for key, group in groups.items() if key.startswith("neck.") and group != "trunk"}
+    statistics = {key for key in kinds if "running" in key or "conv_k1.adn.N" in key}
+    assert {key for key, group in kinds.items() if group == "sums"} == sums == kinds.keys() - statistics
     fit = fake_trainer(fake_site("a", size=32), model=model, updates=3).fit(start, 1, np.array([0.5, 0.5]))
-    moved = [key for key in start if key.rpartition(".")[2] in ("gamma", "gate")]
+    moved = [key for key in start if is_gate(key)]
     assert moved
     assert all(not torch.equal(start[key], fit.state[key]) for key in moved)
 
@@ -116,7 +127,7 @@ def test_what_a_hospital_tells_of_its_features_is_what_the_head_reads() -> None:
 
 
 def graph(channels: int = 16, **options: Any) -> CrossScaleGraph:
-    neck = NECKS.load("cross_scale_graph")((channels,), **options)
+    neck = NECKS.load("cross_scale_graph")((channels,), 2, **options)
     neck.gamma.data.fill_(1.0)
     return neck
 
@@ -269,7 +280,7 @@ def test_what_a_cell_sees_behind_triple_attention(gate: float) -> None:
         return float(change.abs()[..., 2:, 2:].max())
 
     def attention(**on: bool) -> Neck:
-        return TripleAttention((4, 8), **({"channel": False, "element": False, "scale": False} | on))
+        return TripleAttention((4, 8), 2, **({"channel": False, "element": False, "scale": False} | on))
 
     assert far(attention(element=True)) == 0
     assert (far(attention(channel=True)) > 0) == (gate > 0)
@@ -290,4 +301,4 @@ def test_what_a_cell_sees_behind_triple_attention(gate: float) -> None:
 )
 def test_an_option_out_of_range_is_refused(name: str, options: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=f"^{told}"):
-        NECKS.load(name)((8,), **options)
+        NECKS.load(name)((8,), 2, **options)

@@ -89,7 +89,7 @@ def test_the_models_own_map_needs_no_localizer(tiny_study: Path) -> None:
         ("evaluation.localizer={name: occlusion, sise: 8}", "'occlusion' has no option 'sise'. Did you mean 'size'?"),
         ("evaluation.localizer={name: occlusion, size: 4}", "expected a stride of at least 1 and at most the size, 4"),
         ("model.neck={name: cross_scale_graph, edges: none}", "expected edges among learned, uniform, random"),
-        ("model.neck=graph", "Expected a neck among cross_scale_graph, none, triple_attention"),
+        ("model.neck=graph", "Expected a neck among conta, cross_scale_graph, none, triple_attention"),
     ],
 )
 def test_a_wrong_name_or_option_is_one_line(value: str, told: str, tiny_study: Path, tmp_path: Path) -> None:

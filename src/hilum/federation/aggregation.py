@@ -62,14 +62,16 @@ def rows_of(chosen: NDArray[np.bool_], own: State, state: State, groups: Mapping
 class WeightedMean:
     """Σ w_k x_k / Σ w_k over states that come one at a time, in float64; its memory does not grow with the sites.
 
-    ``groups`` says which weight a tensor takes: tensors of the group 'head' take one for each row. The order of the
-    sites is the caller's: sorted by name, whatever the runtime.
+    ``groups`` says which weight a tensor takes: tensors of the group 'head' take one for each row, and 'sums' are of
+    equal weight, so that ratios of them are those of all images. The order of the sites is the caller's: sorted by
+    name, whatever the runtime.
     """
 
     groups: Mapping[str, StateGroup]
     sums: State = field(default_factory=dict)
     trunk: float = 0.0
     rows: NDArray[np.float64] | None = None
+    states: int = 0
 
     def add(self, state: Mapping[str, Tensor], weight: Weight) -> None:
         """Add a state; tensors without a group are left out."""
@@ -79,12 +81,14 @@ class WeightedMean:
                 self.sums[name] = self.sums[name].add_(part) if name in self.sums else part
         self.trunk += weight.trunk
         self.rows = weight.rows + (0.0 if self.rows is None else self.rows)
+        self.states += 1
 
     def merge(self, other: WeightedMean) -> None:
         """Add what another mean has seen: a mean of means, weighted as the states themselves."""
         for name, part in other.sums.items():
             self.sums[name] = self.sums[name].add_(part) if name in self.sums else part.clone()
         self.trunk += other.trunk
+        self.states += other.states
         if other.rows is not None:
             self.rows = other.rows + (0.0 if self.rows is None else self.rows)
 
@@ -107,12 +111,12 @@ class WeightedMean:
     def _factor(self, name: str, weight: Weight, tensor: Tensor) -> Tensor:
         if self.groups[name] == "head":
             return by_row(weight.rows, tensor)
-        return torch.tensor(weight.trunk, dtype=torch.float64)
+        return torch.tensor(1.0 if self.groups[name] == "sums" else weight.trunk, dtype=torch.float64)
 
     def _total(self, name: str, tensor: Tensor) -> Tensor:
         if self.groups[name] == "head" and self.rows is not None:
             return by_row(self.rows, tensor)
-        return torch.tensor(self.trunk, dtype=torch.float64)
+        return torch.tensor(self.states if self.groups[name] == "sums" else self.trunk, dtype=torch.float64)
 
 
 def by_row(weights: NDArray[Any], tensor: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ NECKS = Registry(
         "none": "hilum.models.neck.base:NoNeck",
         "cross_scale_graph": "hilum.models.neck.cross_scale_graph:CrossScaleGraph",
         "triple_attention": "hilum.models.neck.triple_attention:TripleAttention",
+        "conta": "hilum.models.neck.conta:Conta",
     },
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -16,16 +16,20 @@ from hilum.models.pooling.base import Pooling
 from hilum.models.site_heads import SiteHeads
 from hilum.models.taxonomy import Taxonomy
 
-StateGroup = Literal["trunk", "head", "norm_affine", "norm_stats"]
+StateGroup = Literal["trunk", "head", "norm_affine", "norm_stats", "sums"]
 NORMALIZATIONS = (nn.BatchNorm2d,)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of a batch: ``logits`` (B, C) and ``maps`` (B, C, h, w) in [0, 1]."""
+    """What the model says of a batch: ``logits`` (B, C) and ``maps`` (B, C, h, w) in [0, 1].
+
+    ``masks``: (B, C, h, w) in [0, 1], where the neck segments.
+    """
 
     logits: Tensor
     maps: Tensor
+    masks: Tensor | None = None
 
 
 class LocalizingClassifier(nn.Module):
@@ -40,7 +44,7 @@ class LocalizingClassifier(nn.Module):
     def __init__(self, backbone: Backbone, pooling: Pooling, findings: int, neck: Neck | None = None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.neck = neck or NoNeck(backbone.pyramid_channels)
+        self.neck = neck or NoNeck(backbone.pyramid_channels, findings)
         self.head = nn.Conv2d(backbone.channels, findings, 1)
         self.pooling = pooling
         self.site_heads: SiteHeads | None = None
@@ -50,7 +54,8 @@ class LocalizingClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Prediction:
         """Return the prediction of images (B, 1, H, W) in [0, 1]."""
-        return self.read(self.features(x))
+        features, masks = self._look(x)
+        return replace(self.read(features), masks=masks)
 
     def answers(self, logits: Tensor) -> Tensor:
         """Return the logits (B, C) of the findings from those that ``forward`` returns and a loss takes."""
@@ -58,10 +63,12 @@ class LocalizingClassifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return what the head reads, float32 (B, D, h, w), of images (B, 1, H, W) in [0, 1]."""
+        return self._look(x)[0]
+
+    def _look(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         pyramid = self.backbone.pyramid(x)[-self.neck.maps :]
         with torch.autocast(x.device.type, enabled=False):
-            features: Tensor = self.neck(*(features.float() for features in pyramid))
-        return features
+            return self.neck.look(*(features.float() for features in pyramid))
 
     def read(self, features: Tensor) -> Prediction:
         """Return the prediction of what ``features`` returned."""
@@ -75,7 +82,8 @@ class LocalizingClassifier(nn.Module):
     def state_groups(self) -> dict[str, StateGroup]:
         """Return the group of every floating tensor of the state that a site and a server exchange.
 
-        ``head``: first axis is the finding. Integer counters have no group: nobody averages them.
+        ``head``: first axis is the finding. ``sums``: over the images of all sites. Integer counters have no group:
+        nobody averages them.
         """
         groups: dict[str, StateGroup] = {}
         for prefix, module in self.named_modules():
@@ -87,7 +95,8 @@ class LocalizingClassifier(nn.Module):
                 if buffer.is_floating_point():
                     groups[dot + name] = "norm_stats" if normalizes else "trunk"
         rows = ["head.weight", "head.bias", *(f"pooling.{name}" for name in self.pooling.per_finding)]
-        return groups | dict.fromkeys(rows, "head")
+        sums = [f"neck.{name}" for name in self.neck.sums]
+        return groups | dict.fromkeys(rows, "head") | dict.fromkeys(sums, "sums")
 
 
 def build_model(
@@ -106,7 +115,7 @@ def build_model(
         trunk = _construct(BACKBONES, backbone)
         pool = _construct(POOLINGS, pooling, trunk.channels, findings)
         model = LocalizingClassifier(trunk, pool, findings)
-        model.neck = _construct(NECKS, neck or {"name": "none"}, trunk.pyramid_channels)
+        model.neck = _construct(NECKS, neck or {"name": "none"}, trunk.pyramid_channels, findings)
         return model
 
 

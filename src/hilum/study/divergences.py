@@ -21,7 +21,7 @@ def write_divergences(study: Study, run: RunDirectory, keys: Sequence[ModelKey])
 
 def _records(study: Study, run: RunDirectory, keys: Sequence[ModelKey]) -> Iterator[dict[str, Any]]:
     groups = new_model(study, study.seeds[0]).state_groups()
-    weights = [name for name, group in groups.items() if group != "norm_stats"]
+    weights = [name for name, group in groups.items() if group not in ("norm_stats", "sums")]
     pooled = {key.seed: load_state(run.model(key) / WEIGHTS) for key in keys if key.arm == "pooled"}
     for key in keys:
         if key.arm not in ("local", "pooled"):

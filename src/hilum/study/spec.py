@@ -198,6 +198,12 @@ class Study(Section):
                 raise ValueError(f"expected known arms; found '{arm}'.{suggestion(arm, known)}")
         return self
 
+    @model_validator(mode="after")
+    def _masks_are_made(self) -> Study:
+        if self.evaluation.localizer.name == "masks" and self.model.neck.name != "conta":
+            raise ValueError(f"expected model.neck conta for evaluation.localizer masks; found {self.model.neck.name}")
+        return self
+
     @field_validator("federations")
     @classmethod
     def _arm_names(cls, federations: dict[str, FederationSpec]) -> dict[str, FederationSpec]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -134,6 +134,7 @@ class LocalTrainer:
         """
         model, plan, rule = self.model, self.plan, rule or LocalRule()
         model.load_state_dict(state)
+        sums = self._sums() if model.neck.counts_in(round_, plan.rounds) else {}
         model.train()
         if plan.freeze_norm:
             model.backbone.eval()
@@ -144,7 +145,7 @@ class LocalTrainer:
             self._update(optimizer, rule, batch, step, round_)
             for step, batch in enumerate(self._batches(when, global_prior))
         ]
-        return Fit(copy_state(model), float(np.mean(losses)), len(losses))
+        return Fit(copy_state(model) | sums, float(np.mean(losses)), len(losses))
 
     def _batches(
         self, when: tuple[int | str, ...], global_prior: NDArray[np.float64]
@@ -175,6 +176,7 @@ class LocalTrainer:
         for extra in (
             rule.loss(self.model, batch, prediction.logits),
             self.plan.cell_loss(prediction.maps, batch.targets, progress),
+            self._mask_loss(prediction, batch.targets),
         ):
             loss = loss if extra is None else loss + extra
         value = float(loss.detach())
@@ -189,6 +191,11 @@ class LocalTrainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.optimizer.clip)
         optimizer.step()
         return value
+
+    def _mask_loss(self, prediction: Prediction, targets: Tensor) -> Tensor | None:
+        if prediction.masks is None:
+            return None
+        return self.model.neck.loss(prediction.maps, prediction.masks, targets)
 
     def _image_loss(self, logits: Tensor, offsets: Tensor, targets: Tensor, round_: int) -> Tensor:
         """Return the loss on images: with a taxonomy first of the conditional (HLCP), then of the findings (HLUP)."""
@@ -234,6 +241,20 @@ class LocalTrainer:
                 images = batch.images.to(self.device).contiguous(memory_format=torch.channels_last)
                 features.append(self.model.features(images).cpu())
         return FeatureMoments.of(features)
+
+    def _sums(self) -> State:
+        """Return the sums of the model's neck over this participant's training images, of ``MOMENT_IMAGES`` a source.
+
+        They follow from the weights that the model holds now.
+        """
+        neck, total = self.model.neck, dict[str, Tensor]()
+        self.model.eval()
+        with torch.no_grad():
+            for batch in self.train_examples.chunks(4 * self.plan.batch, MOMENT_IMAGES):
+                masks = self._predict(batch.images.to(self.device)).masks
+                for name, part in neck.count(cast(Tensor, masks).cpu(), batch.targets).items():
+                    total[name] = total[name] + part if name in total else part
+        return {f"neck.{name}": tensor for name, tensor in neck.released(total).items()}
 
     def _predict(self, images: Tensor) -> Prediction:
         images = images.contiguous(memory_format=torch.channels_last)

@@ -21,9 +21,10 @@ Parts = dict[str, Tensor]
 class UpdateCompression(Compression):
     """Sends the update state − start of every tensor in a few parts, named '<part>/<tensor>'.
 
-    Tensors of the groups ``whole`` are sent as values: the head, which is small, in float32, as rows that are nobody's
-    own are learned in steps below the spacing of bfloat16, the others in bfloat16. What did not change, and integer
-    counters, which nobody averages, are not sent. An update that is not finite goes out for the server to refuse.
+    Tensors of the groups ``whole`` are sent as values: sums, and the head, which is small, in float32, as rows that
+    are nobody's own are learned in steps below the spacing of bfloat16, the others in bfloat16. What did not change,
+    and integer counters, which nobody averages, are not sent. An update that is not finite goes out for the server to
+    refuse.
     """
 
     feedback: ClassVar[bool] = True
@@ -64,7 +65,7 @@ class UpdateCompression(Compression):
 
     def _kind(self, name: str) -> torch.dtype:
         """Return the precision in which values of a tensor are sent."""
-        return torch.float32 if self.groups[name] == "head" else torch.bfloat16
+        return torch.float32 if self.groups[name] in ("head", "sums") else torch.bfloat16
 
     def _parts(self, name: str, value: Tensor, update: Tensor) -> tuple[Parts, Tensor]:
         """Return the parts to send, and the rest of the update."""

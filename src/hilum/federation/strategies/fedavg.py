@@ -62,6 +62,7 @@ class FedAvg:
         """Groups whose values are a site's own or statistics: they are averaged, and no update is made of them."""
         own: dict[StateGroup, bool] = {
             "norm_stats": True,
+            "sums": True,
             "norm_affine": self.normalization == "local",
             "head": self.head == "site",
         }
@@ -135,7 +136,8 @@ class FedAvg:
 
     def keeps(self, state: State) -> State:
         """Return the tensors of a state that stay at the site."""
-        stays = self.private if self.normalization in ("site", "local") else self.private - {"norm_stats"}
+        statistics = {"norm_stats"} if self.normalization in ("site", "local") else set()
+        stays = self.private - {"norm_stats", "sums"} | statistics
         return {n: state[n] for n, group in self.groups.items() if group in stays and n in state}
 
     # The server's half.

@@ -10,6 +10,7 @@ LOCALIZERS = Registry(
         "grad_cam": "hilum.localization.localizers.cams:GradCam",
         "grad_cam_pp": "hilum.localization.localizers.cams:GradCamPlusPlus",
         "saliency": "hilum.localization.localizers.saliency:Saliency",
+        "masks": "hilum.localization.localizers.masks:Masks",
         "occlusion": "hilum.localization.localizers.occlusion:Occlusion",
     },
 )

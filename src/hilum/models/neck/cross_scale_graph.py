@@ -30,13 +30,14 @@ class CrossScaleGraph(Neck):
     def __init__(
         self,
         channels: Sequence[int],
+        findings: int,
         neighbours: int = 5,
         width: int = 32,
         edges: Edges = "learned",
         scales: Scales = "two",
         mirror: bool = False,
     ) -> None:
-        super().__init__(channels)
+        super().__init__(channels, findings)
         for name, value in {"neighbours": neighbours, "width": width}.items():
             if value < 1:
                 raise ValueError(f"expected {name} of at least 1; found {value}")

@@ -77,12 +77,13 @@ class TripleAttention(Neck):
     def __init__(
         self,
         channels: Sequence[int],
+        findings: int,
         channel: bool = True,
         element: bool = True,
         scale: bool = True,
         reduction: int = 16,
     ) -> None:
-        super().__init__(channels)
+        super().__init__(channels, findings)
         if not (channel or element or scale):
             raise ValueError("expected at least one of channel, element and scale; found none")
         if reduction < 1:

@@ -1,0 +1,157 @@
+"""CONTA: what is summed up at sites is what all images give together, and stays where it is of few patients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("monai", reason="needs the extra 'monai'")
+
+from fakes import EVEN, FakeSite, Hospitals, fake_site, fake_trainer
+from hilum.errors import StudyError
+from hilum.federation.compression.int8 import Int8
+from hilum.federation.messages import Reply
+from hilum.federation.strategies.fedavg import FedAvg
+from hilum.localization.localizers.masks import Masks
+from hilum.models.classifier import LocalizingClassifier, build_model
+from hilum.models.neck.conta import LEAST, Conta
+from hilum.study.spec import parse_study
+from hilum.training.state import State, copy_state
+
+SUMS = ("neck.mask_sums", "neck.mask_counts")
+ROUNDS = 4
+
+
+def build(**options: Any) -> LocalizingClassifier:
+    neck = {"name": "conta", "grid": 4, "width": 4, "iterations": 2, **options}
+    return build_model({"name": "residual", "widths": (4, 4, 8)}, {"name": "linear_softmax"}, 2, 0, neck)
+
+
+def site(name: str, seed: int, train: int = 30) -> FakeSite:
+    made = fake_site(name, train=train, size=32, seed=seed)
+    made.targets[:10] = [1, np.nan]
+    made.targets[10:20] = [0, 1]
+    return made
+
+
+def fitted(*sites: FakeSite, round_: int = 3) -> State:
+    return fake_trainer(*sites, model=build(), rounds=ROUNDS).fit(copy_state(build()), round_, EVEN).state
+
+
+def test_confounders_of_sites_are_those_of_all_their_images() -> None:
+    a, b = site("a", 1), site("b", 2, train=50)
+    groups = build().state_groups()
+    strategy = FedAvg(groups, tau=0.5, normalization="site", head="site", weighting="contrast")
+    assert not strategy.keeps(fitted(a)).keys() & set(SUMS)
+    hospitals = Hospitals.of(Path(), strategy, a, b)
+    server = hospitals.start(copy_state(build()))
+    sent = {name: fitted(one) for name, one in (("a", a), ("b", b))}
+    mean = strategy.collect(
+        server,
+        [Reply(name, 1, state, server.counts[name]) for name, state in sent.items()],
+        server.counts,
+    ).mean.value(server.state)
+    together = fitted(a, b)
+    assert together["neck.mask_counts"][0] >= 2 * LEAST
+    for state in (mean, together):
+        assert bool((state["neck.mask_sums"][0] > 0).all())
+    torch.testing.assert_close(confounders(mean), confounders(together), rtol=1e-6, atol=1e-6)
+
+
+def confounders(state: State) -> Tensor:
+    model = build()
+    model.load_state_dict(state)
+    assert isinstance(model.neck, Conta)
+    return model.neck.confounders()
+
+
+def test_no_sum_of_few_images_leaves_a_site() -> None:
+    few = fake_site("a", train=40, size=32)
+    few.targets[:40] = [0, 0]
+    few.targets[: LEAST - 1, 0] = 1
+    few.targets[:LEAST, 1] = 1
+    counts = fitted(few)["neck.mask_counts"]
+    assert counts.tolist() == [0, LEAST]
+
+
+def test_sums_are_counted_when_an_iteration_begins_and_else_handed_on() -> None:
+    counting = [round_ for round_ in range(1, 13) if Conta((8,), 2, iterations=3).counts_in(round_, 12)]
+    assert counting == [5, 9]
+    start = copy_state(build())
+    start |= {name: torch.full_like(start[name], 7.0) for name in SUMS}
+    state = fake_trainer(site("a", 1), model=build(), rounds=ROUNDS).fit(start, 2, EVEN).state
+    assert all(torch.equal(state[name], start[name]) for name in SUMS)
+
+
+def test_an_update_that_is_compressed_carries_the_sums_as_they_are() -> None:
+    state, start = fitted(site("a", 1)), copy_state(build())
+    groups = build().state_groups()
+    way = Int8(groups, FedAvg(groups, head="site").private)
+    received = way.decode(way.encode(state, start, {})[0], start)
+    assert all(torch.equal(received[name], state[name]) for name in SUMS)
+
+
+def test_masks_learn_from_the_map_and_leave_the_trunk_alone() -> None:
+    model = build()
+    images, targets = torch.rand(4, 1, 32, 32), torch.tensor([[1.0, 0.0], [0.0, torch.nan], [1.0, 1.0], [0.0, 0.0]])
+    seen = model(images)
+    loss = model.neck.loss(seen.maps, seen.masks, targets)
+    assert loss is not None
+    loss.backward()
+    assert all(p.grad is None for part in (model.backbone, model.head) for p in part.parameters())
+    assert any(p.grad is not None for p in model.neck.parameters())
+
+
+def test_the_loss_is_least_where_masks_are_what_the_map_is_sure_of() -> None:
+    neck = Conta((8,), 1, foreground=0.5, background=0.1)
+    maps = torch.tensor([[[[0.8, 0.41], [0.2, 0.04]]]]).repeat(2, 1, 1, 1)
+    targets = torch.tensor([[1.0], [0.0]])
+    right = torch.tensor([[[[1.0, 1.0], [0.5, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
+    found = neck.loss(maps, right, targets)
+    assert float(found) == pytest.approx(0, abs=1e-4)  # the cell between counts nowhere
+    for cell in ((0, 0, 0, 0), (0, 0, 1, 1), (1, 0, 1, 0)):
+        wrong = right.clone()
+        wrong[cell] = 1 - wrong[cell]
+        assert float(neck.loss(maps, wrong, targets)) > 1
+    assert neck.loss(maps, right, torch.full((2, 1), torch.nan)) is None
+
+
+def test_context_is_what_the_paper_says() -> None:
+    neck = Conta((8,), 3, grid=2, width=5)
+    neck.mask_sums.uniform_()
+    neck.mask_counts.fill_(2.0)
+    masks = torch.rand(1, 3, 2, 2)
+    c = neck.mask_sums.flatten(1) / 2
+    x = masks.flatten()
+    score = torch.stack([(neck.image.weight @ x) @ (neck.confounder.weight @ c[i]) / 3**0.5 for i in range(3)])
+    expected = torch.stack([torch.exp(score[i]) / torch.exp(score).sum() * c[i] / 3 for i in range(3)])
+    torch.testing.assert_close(neck.context(masks)[0].flatten(1), expected)
+
+
+def test_masks_may_be_the_maps_of_a_study_of_conta_alone() -> None:
+    images = torch.rand(2, 1, 32, 32)
+    model = build().eval()
+    assert torch.equal(Masks()(model, images), model(images).masks)
+    content = {"name": "x", "findings": ["Mass"], "sites": {"a": {"database": "folder", "root": "a"}}}
+    content |= {"evaluation": {"localizer": "masks"}}
+    with pytest.raises(StudyError, match=r"expected model\.neck conta for .* masks; found none"):
+        parse_study(content, "study.yaml")
+    parse_study(content | {"model": {"neck": "conta"}}, "study.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"iterations": 0}, "expected iterations of at least 1; found 0"),
+        ({"foreground": 0.1, "background": 0.2}, "expected 0 ≤ background ≤ foreground ≤ 1; found 0.2 and 0.1"),
+        ({"weight": -1}, "expected a weight of at least 0; found -1"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=f"^{told}"):
+        Conta((8,), 2, **options)
