@@ -12,9 +12,11 @@ import pytest
 
 import hospitals
 from hilum.models import BACKBONES, NECKS, POOLINGS
+from hilum.models.neck import conta
 from hilum.study.arms import new_model
 from hilum.study.localizer import build_localizer
 from hilum.study.spec import load_study
+from hilum.training.state import load_state
 
 WITH_MONAI = ("densenet121", "resnet")
 LOCALIZER = "saliency" if find_spec("monai") is None else "grad_cam"
@@ -43,6 +45,29 @@ def own_maps(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_a_run_tells_what_its_model_is_made_of(own_maps: Path) -> None:
     told = json.loads((own_maps / "run.json").read_text())["model"]
     assert (told["backbone"], told["neck"], told["pooling"]) == ("cbr", "triple_attention", "dsmil")
+
+
+def test_conta_trains_under_every_kind_of_strategy_and_makes_maps(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("monai")
+    monkeypatch.setattr(conta, "LEAST", 1)
+    kinds = ("scaffold", "fedadam", "fednova", "fedrep", "ditto", "ciil")
+    others = ", ".join(f"{name}: {{strategy: {name}}}" for name in kinds)
+    outcome = study_with(
+        tiny_study,
+        tmp_path / "run",
+        "model.neck={name: conta, grid: 4, width: 4, iterations: 2}",
+        "training.rounds=4",
+        f"federations={{{others}, gossip: {{topology: gossip}}, top: {{compression: top_k}}}}",
+        f"arms=[pooled, federated, gossip, top, {', '.join(kinds)}]",
+        "evaluation.localizer=masks",
+    )
+    assert outcome.status == 0, outcome.err
+    for arm in ("pooled", "federated", "gossip", "top", *kinds):
+        state = load_state(tmp_path / "run" / "models" / "seed_0" / arm / arm / "model.safetensors")
+        assert float(state["neck.mask_counts"].sum()) > 0, arm
+        assert bool(state["neck.mask_sums"].isfinite().all()), arm
 
 
 def test_maps_made_after_the_fact_are_written_like_the_models_own(
