@@ -26,7 +26,7 @@ from hilum.images.letterbox import letterbox
 from hilum.localization.maps import maps_on_images
 from hilum.models.classifier import LocalizingClassifier
 from hilum.progress import progress
-from hilum.study.arms import load_model
+from hilum.study.arms import is_trained, load_model
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.localizer import build_localizer
 from hilum.study.run import load_run_study
@@ -132,7 +132,7 @@ def chosen_models(study: Study, run: RunDirectory, arm: str, site: str | None, s
         raise StudyError(f"Expected --seed among {study.seeds}; found {seed}.")
     seeds = study.seeds if seed is None else [seed]
     keys = [ModelKey(s, arm, str(site) if arm == "local" else arm) for s in seeds]
-    absent = [key for key in keys if not (run.model(key) / "model.safetensors").is_file()]
+    absent = [key for key in keys if not is_trained(run, key)]
     if absent:
         raise RunError(
             f"Expected trained models in {run.model(absent[0])}; there is none yet. "
