@@ -121,6 +121,12 @@ def test_the_server_predicts_for_a_hospital_that_took_no_part(folder: Path, serv
     assert own.read_bytes() == plain.read_bytes()
 
 
+def test_the_server_cannot_adjust_for_what_hospitals_keep(folder: Path, served: Path, tmp_path: Path) -> None:
+    for run in (served / "run", memory(served, "north").root):
+        with pytest.raises(RunError, match="it stays with them"):
+            predict_paths(run, [folder / "north" / "images"], tmp_path, adjust="sites")
+
+
 def test_a_hospital_is_not_told_of_the_labels_of_others(served: Path) -> None:
     run = memory(served, "north")
     assert run.roles() == {"north": "training"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from hilum.databases.replica_dicom import save_dicom_radiograph
 from hilum.federation import aggregation
 from hilum.study import inference
 from hilum.training.inference import Inferred
+from hilum.training.state import load_state, save_state
 
 FINDINGS = list(hospitals.FINDINGS)
 SHAPES = {"wide": (300, 90), "tall": (70, 400), "square": (64, 64), "huge": (1200, 800)}
@@ -45,7 +47,9 @@ def test_writes_a_row_and_maps_for_each_image(tiny_run: Path, films: Path, tmp_p
     out = tmp_path / "out"
     outcome = hospitals.hilum("predict", tiny_run, films, "--out", out)
     assert outcome.status == 0, outcome.err
-    assert outcome.out == f"4 images: {out / 'predictions.csv'}\n"
+    first, second = outcome.out.splitlines()
+    assert first == f"4 images: {out / 'predictions.csv'}"
+    assert second == f"{len(pd.read_csv(out / 'boxes.csv'))} boxes: {out / 'boxes.csv'}"
     table = predicted(out)
     assert list(table.columns) == ["image", *FINDINGS]
     assert set(table["image"]) == {str(films / n) for n in ("huge.png", "more/tall.png", "square.png", "wide.png")}
@@ -356,6 +360,74 @@ def test_own_rows_at_home_and_the_others_elsewhere(heads_run: Path, films: Path,
     low = np.minimum(found["north"]["Nodule"], found["south"]["Nodule"]) - 0.1
     high = np.maximum(found["north"]["Nodule"], found["south"]["Nodule"]) + 0.1
     assert ((low < found["east"]["Nodule"]) & (found["east"]["Nodule"] < high)).all()
+
+
+def test_adjusted_for_the_hospital_is_the_mean_over_every_model_at_home(
+    heads_run: Path, tiny_run: Path, films: Path, tmp_path: Path
+) -> None:
+    """Weighted by labelled training images: of an effusion, which south does not label, north speaks alone."""
+    for run in (heads_run, tiny_run):
+        counts = {entry["name"]: entry["findings"] for entry in hospitals.json_of(run / "sites.json")}
+        said, heat = {}, {}
+        for name, options in {
+            "north": ["--site", "north"],
+            "south": ["--site", "south"],
+            "adjusted": ["--adjust", "sites"],
+        }.items():
+            out = tmp_path / run.name / name
+            outcome = hospitals.hilum("predict", run, films, "--out", out, *options)
+            assert outcome.status == 0, outcome.err
+            said[name] = predicted(out)
+            with np.load(out / "maps/wide.npz") as maps:
+                heat[name] = {finding: maps[finding].astype(float) for finding in maps}
+        for finding in FINDINGS:
+            labels = [counts[site][finding]["train"] for site in ("north", "south")]
+            north, south = (one["positive"] + one["negative"] for one in labels)
+            share = north / (north + south)
+            mean = share * said["north"][finding] + (1 - share) * said["south"][finding]
+            np.testing.assert_allclose(said["adjusted"][finding], mean, rtol=1e-5)
+            cells = share * heat["north"][finding] + (1 - share) * heat["south"][finding]
+            np.testing.assert_allclose(heat["adjusted"][finding], cells, atol=2e-3)
+        assert share == 1
+        assert (said["north"]["Nodule"] != said["adjusted"]["Nodule"]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--site", "north"], "Expected --site or --adjust sites; found both"),
+        (["--arm", "pooled"], "in 'pooled' all images meet the same weights"),
+        (["--arm", "local"], "name one with --site: north, south"),
+    ],
+)
+def test_an_adjustment_that_means_nothing_is_refused(
+    arguments: list[str], told: str, tiny_run: Path, films: Path, tmp_path: Path
+) -> None:
+    outcome = hospitals.hilum("predict", tiny_run, films, "--out", tmp_path / "out", "--adjust", "sites", *arguments)
+    assert (outcome.status, told in outcome.err) == (1, True)
+
+
+def test_an_adjustment_needs_what_every_hospital_keeps(tiny_run: Path, films: Path, tmp_path: Path) -> None:
+    """A hospital that had not taken the last weights has sent nothing back."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("rounds", "maps"))
+    weights = run / "models/seed_1/federated/federated/model.safetensors"
+    save_state(weights, load_state(weights), {"beside": ["site_south.safetensors"]})
+    outcome = hospitals.hilum("predict", run, films, "--out", tmp_path / "out", "--adjust", "sites")
+    assert outcome.status == 1
+    assert f"Expected in {weights.parent} what every hospital keeps" in outcome.err
+    assert "absent is that of north." in outcome.err
+
+
+def test_a_finding_with_soft_labels_alone_was_taught(tiny_run: Path, films: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("rounds", "maps"))
+    entries = hospitals.json_of(run / "sites.json")
+    for entry in entries:
+        entry["findings"]["Effusion"]["train"] |= {"positive": 0, "negative": 0, "soft": 3}
+    (run / "sites.json").write_text(json.dumps(entries))
+    assert hospitals.hilum("predict", run, films, "--out", tmp_path / "out").status == 0
+    assert predicted(tmp_path / "out")["Effusion"].notna().all()
 
 
 @pytest.mark.parametrize("name", ["site_heads", "site_north"])

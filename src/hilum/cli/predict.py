@@ -30,6 +30,9 @@ def predict(
     on_error: Annotated[
         Literal["refuse", "leave_out"], typer.Option(help="What to do with an unreadable image.")
     ] = "refuse",
+    adjust: Annotated[
+        Literal["none", "sites"], typer.Option(help="For images of another hospital: how the models are mixed.")
+    ] = "none",
 ) -> None:
     """Predict which findings new radiographs show, and where.
 
@@ -39,15 +42,24 @@ def predict(
     in a DICOM header had it turned for the models. Where several images have one stem, the first keeps it and the
     others get <stem>-2, <stem>-3, and so on; OUT/maps/index.csv says which map is whose, in the columns 'image'
     and 'map'. DICOM that is a lateral view is left out with a message. A finding that the models were never taught
-    has a blank column and no map.
+    has a blank column, no map and no box.
+
+    Writes OUT/boxes.csv: the columns image, finding, score, x0, y0, x1, y1, a row for each connected part of a map,
+    in px of the image as the file stores it. Maps are cut where 'hilum evaluate RUN' found it best on validation
+    patients with boxes, else each by itself (Otsu's method). 'score' is then the chance that the box overlaps a true
+    one (IoU of 0.3), else the uncalibrated product of probability and hottest cell. Every box is kept: filter by
+    score. RUN/evaluation.json says under 'thresholds' what was tuned, on how many images.
 
     With several seeds, probabilities and maps are the mean of their models. Images of hospitals that took no
-    part in training need no --site.
+    part in training need no --site: they meet the head rows of the hospitals that they look like. With --adjust sites
+    they meet, instead, each model as it stands at every training hospital, with the statistics and head rows kept
+    there; probabilities and maps are averaged, weighted by how many training images each hospital labelled with the
+    finding. That takes a pass for each hospital, and is refused where the run does not hold what hospitals keep.
     """
     from hilum.study.inference import predict_paths
 
     try:
-        done = predict_paths(run, paths, out, arm, site, seed, on_error)
+        done = predict_paths(run, paths, out, arm, site, seed, on_error, adjust)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             "Stopped before predictions.csv was written. Repeat the command: it starts anew."
@@ -55,3 +67,4 @@ def predict(
     for one in done.left_out:
         typer.echo(f"left out: {one.name}: {one.reason}", err=True)
     typer.echo(f"{done.images} images: {out / 'predictions.csv'}")
+    typer.echo(f"{done.boxes} boxes: {out / 'boxes.csv'}")

@@ -116,9 +116,6 @@ def train_model(
     'local' is a federation of one site and 'pooled' one participant that holds everybody's images. ``shared``: the
     set that the sites of an arm mix with their own images, by arm.
     """
-    if (run.model(key) / WEIGHTS).is_file():
-        watch.model_done()
-        return
     model = initial_model(study, key.seed).to(run_device(run))
     names = sorted(participants(key, sites))
     with open_runtime(study, key, sites, model, run, precision, shared or {}, watch.waits) as runtime:
@@ -127,7 +124,6 @@ def train_model(
     for name in names:
         write_own(run, key, name, strategy, server)
     write_model(run.model(key), key, server)
-    watch.model_done()
 
 
 def run_rounds(
@@ -222,6 +218,11 @@ def write_own(run: RunDirectory, key: ModelKey, name: str, strategy: Strategy, s
     state = strategy.own_of_model(server.state, kept, server.counts[name]) if kept else {}
     if state:
         save_state(run.model(key) / own_file(name), state, {OWN_ROWS: own_rows(server.counts[name]).tolist()})
+
+
+def is_trained(run: RunDirectory, key: ModelKey) -> bool:
+    """Tell whether a run holds the final weights of a model, which are written last of it."""
+    return (run.model(key) / WEIGHTS).is_file()
 
 
 def own_file(name: str) -> str:

@@ -9,6 +9,7 @@ import os
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,11 @@ class RunDirectory:
         kept = b"".join(line + b"\n" for line in log.splitlines() if not _is_beyond(line, key, after))
         if kept != log:
             write_atomically(self.metrics_log, kept)
+
+
+def now() -> str:
+    """Return the time as a run tells it: ISO 8601, to the second, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,20 +17,22 @@ from numpy.typing import NDArray
 
 from hilum.allocator import keep_freed_memory
 from hilum.databases.dicom_elements import DICOM_HEAD, is_dicom
-from hilum.errors import DataError, ImageError, RunError, StudyError
+from hilum.errors import DataError, ImageError
 from hilum.images.cache import LeftOut
 from hilum.images.decode import decode, detect_format, read_bytes
-from hilum.images.dicom import read_dicom, turn
+from hilum.images.dicom import TRANSPOSED, read_dicom, turn
 from hilum.images.intensity import normalize
 from hilum.images.letterbox import letterbox
 from hilum.localization.maps import maps_on_images
-from hilum.models.classifier import LocalizingClassifier
 from hilum.progress import progress
-from hilum.study.arms import load_model
-from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.boxes import COLUMNS, Row, boxes_of
+from hilum.study.directory import RunDirectory
+from hilum.study.evaluation.evaluate import read_tuned
 from hilum.study.localizer import build_localizer
+from hilum.study.predictions import GRID
 from hilum.study.run import load_run_study
 from hilum.study.spec import Study
+from hilum.study.voices import Adjust, Voice, chosen_models, taught_findings, voices_of
 from hilum.training.inference import infer
 from hilum.training.state import write_atomically
 
@@ -52,12 +54,18 @@ class Radiograph:
     shape: tuple[int, int]
     turned: tuple[str, ...]
 
+    @property
+    def stored_shape(self) -> tuple[int, int]:
+        """Height and width as the file stores the image."""
+        return self.shape[::-1] if TRANSPOSED in self.turned else self.shape
+
 
 @dataclass(frozen=True)
 class Predicted:
-    """How many images were predicted, and which were not: they could not be read, or are lateral views."""
+    """How many images were predicted, with how many boxes, and which were not: unreadable, or lateral views."""
 
     images: int
+    boxes: int
     left_out: tuple[LeftOut, ...]
 
 
@@ -69,21 +77,25 @@ def predict_paths(
     site: str | None = None,
     seed: int | None = None,
     on_error: Literal["refuse", "leave_out"] = "refuse",
+    adjust: Adjust = "none",
 ) -> Predicted:
-    """Write predictions.csv, maps/ and maps/index.csv (image, map) for images and folders of images.
+    """Write predictions.csv, boxes.csv, maps/ and maps/index.csv (image, map) for images and folders of images.
 
-    With several seeds, probabilities and maps are the mean over their models. A finding that they saw no
-    label of has a blank column and no map. Maps are [h, w] float16 in [0, 1], longest side ``MAP_SIDE``, and
-    cover the whole image as its file stores it, also where it was turned for the models. A lateral view is
-    always left out, an unreadable image with ``on_error`` 'leave_out'. An image's map has its stem; of several
-    images of one stem the first keeps it and the others get '<stem>-2', '<stem>-3', … that are nobody's stem.
-    Raises ``RunError``, ``StudyError``, ``DataError`` and ``ImageError``.
+    With several seeds, probabilities and maps are the mean over their models; ``adjust``: of ``voices_of``. A
+    finding that they saw no label of has a blank column, no map and no box. Maps are [h, w] float16 in [0, 1],
+    longest side ``MAP_SIDE``, and cover the whole image as its file stores it, also where it was turned for the
+    models; boxes, in px, lie on it too. Boxes are those of the (mean) map on the grid of ``hilum evaluate``, cut
+    and scored by what that has tuned over all seeds. A lateral view is always left out, an unreadable image with
+    ``on_error`` 'leave_out'. An image's map has its stem; of several images of one stem the first keeps it and the
+    others get '<stem>-2', '<stem>-3', … that are nobody's stem. Raises ``RunError``, ``StudyError``, ``DataError``
+    and ``ImageError``.
     """
     run = RunDirectory(run_root)
     study = load_run_study(run)
     keys = chosen_models(study, run, arm, site, seed)
     findings = taught_findings(study, run, keys)
-    models = [load_model(study, run, key, site) for key in keys]
+    voices = voices_of(study, run, keys, site, adjust)
+    tuned = read_tuned(run, keys[0])
     precision = str(run.fact("precision"))
     files = image_files(paths)
     keep_freed_memory()
@@ -99,70 +111,23 @@ def predict_paths(
     unreadable = [one for one in left_out if one.kind != LATERAL]
     if (unreadable and on_error == "refuse") or not radiographs:
         raise ImageError(_refusal(unreadable if radiographs else left_out, len(files)))
-    rows, names = [], _map_names(list(radiographs))
+    rows, boxes, names = [], list[Row](), _map_names(list(radiographs))
     with progress("predicting", len(radiographs)) as advance:
         files = list(radiographs)
         for start in range(0, len(files), BATCH):
             part = files[start : start + BATCH]
-            probabilities, cells = _infer(models, [radiographs[f] for f in part], precision, study)
+            probabilities, cells = _infer(voices, [radiographs[f] for f in part], precision, study)
             for file, p, c in zip(part, probabilities, cells, strict=True):
-                rows.append({"image": file, **{f: float(p[k]) for f, k in findings.items()}})
-                _write_map(out / "maps" / f"{names[file]}.npz", radiographs[file], c, findings, study)
+                said, film = {f: float(p[k]) for f, k in findings.items()}, radiographs[file]
+                rows.append({"image": file, **said})
+                _write_map(out / "maps" / f"{names[file]}.npz", film, c, findings, study)
+                heat = _maps_as_stored(film, c, GRID, findings, study)
+                boxes += boxes_of(file, heat, said, film.stored_shape, tuned)
             advance(len(part))
-    table = pd.DataFrame(rows, columns=["image", *study.findings])
-    index = pd.DataFrame([(f, f"{names[f]}.npz") for f in files], columns=["image", "map"])
-    write_atomically(out / "maps" / "index.csv", index.to_csv(index=False).encode("utf-8", "surrogateescape"))
-    write_atomically(
-        out / "predictions.csv", table.to_csv(index=False, float_format="%.6g").encode("utf-8", "surrogateescape")
-    )
-    return Predicted(len(rows), tuple(left_out))
-
-
-def chosen_models(study: Study, run: RunDirectory, arm: str, site: str | None, seed: int | None) -> list[ModelKey]:
-    """Return the models of an arm, one a seed; raises ``StudyError`` for an arm, site or seed the run lacks."""
-    if arm not in study.arms:
-        raise StudyError(f"Expected --arm among those of the run: {', '.join(study.arms)}; found '{arm}'.")
-    roles = run.roles()
-    training = [name for name, role in roles.items() if role == "training"]
-    if site is not None and site not in roles:
-        raise StudyError(f"Expected --site among {', '.join(roles)}, or none for another hospital; found '{site}'.")
-    if arm == "local" and site not in training:
-        raise StudyError(f"--arm local has one model a hospital: name one with --site: {', '.join(training)}.")
-    if seed is not None and seed not in study.seeds:
-        raise StudyError(f"Expected --seed among {study.seeds}; found {seed}.")
-    seeds = study.seeds if seed is None else [seed]
-    keys = [ModelKey(s, arm, str(site) if arm == "local" else arm) for s in seeds]
-    absent = [key for key in keys if not (run.model(key) / "model.safetensors").is_file()]
-    if absent:
-        raise RunError(
-            f"Expected trained models in {run.model(absent[0])}; there is none yet. "
-            "Run 'hilum study … --resume' to the end, or choose another --seed."
-        )
-    return keys
-
-
-def taught_findings(study: Study, run: RunDirectory, keys: Sequence[ModelKey]) -> dict[str, int]:
-    """Return finding → column of those that the models have seen labels of; raises ``RunError``."""
-    facts = run.read_json("run.json")
-    taught = facts.get("taught") if isinstance(facts, dict) else None
-    if taught is not None:  # between hospitals, where nobody is told the counts of the others
-        return {finding: k for k, finding in enumerate(study.findings) if finding in taught}
-    entries = run.read_json("sites.json")
-    try:
-        sites = {entry["name"]: entry for entry in entries}
-        training = [name for name, role in run.roles().items() if role == "training"]
-        teachers = [keys[0].model] if keys[0].arm == "local" else training
-
-        def labelled(finding: str) -> bool:
-            counts = (sites[name]["findings"][finding]["train"] for name in teachers)
-            return any(c["positive"] + c["negative"] for c in counts)
-
-        return {finding: k for k, finding in enumerate(study.findings) if labelled(finding)}
-    except (KeyError, TypeError) as error:
-        raise RunError(
-            f"Expected the label counts of every site in {run.root / 'sites.json'}; the file is damaged ({error!r}). "
-            "Run the study again with --resume: it writes the file anew."
-        ) from None
+    _write_table(out / "maps" / "index.csv", [(f, f"{names[f]}.npz") for f in files], ["image", "map"])
+    _write_table(out / "boxes.csv", boxes, COLUMNS)
+    _write_table(out / "predictions.csv", rows, ["image", *study.findings])
+    return Predicted(len(rows), len(boxes), tuple(left_out))
 
 
 def image_files(paths: Sequence[str | Path]) -> list[str]:
@@ -222,13 +187,15 @@ def _frontal(data: bytes) -> tuple[NDArray[np.float32], tuple[str, ...]]:
 
 
 def _infer(
-    models: Sequence[LocalizingClassifier], radiographs: Sequence[Radiograph], precision: str, study: Study
+    voices: Sequence[Voice], radiographs: Sequence[Radiograph], precision: str, study: Study
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     pixels = np.stack([r.square for r in radiographs])
     images = torch.from_numpy(pixels).unsqueeze(1).float().div_(255)
     localize, flip = build_localizer(study), study.evaluation.flip
-    inferred = [infer(model, [images], precision, flip, localize) for model in models]
-    return np.mean([i.probabilities for i in inferred], 0), np.mean([i.maps for i in inferred], 0)
+    inferred = [infer(voice.model, [images], precision, flip, localize) for voice in voices]
+    weights = np.stack([voice.weights for voice in voices])
+    probabilities, maps = np.stack([i.probabilities for i in inferred]), np.stack([i.maps for i in inferred])
+    return np.einsum("vnc,vc->nc", probabilities, weights), np.einsum("vnchw,vc->nchw", maps, weights)
 
 
 def _write_map(
@@ -236,12 +203,30 @@ def _write_map(
 ) -> None:
     scale = min(1.0, MAP_SIDE / max(radiograph.shape))
     grid = (max(1, round(radiograph.shape[0] * scale)), max(1, round(radiograph.shape[1] * scale)))
+    maps = _maps_as_stored(radiograph, cells, grid, findings, study)
+    halved: dict[str, Any] = {finding: heat.astype(np.float16) for finding, heat in maps.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **halved)
+    write_atomically(path, buffer.getvalue())
+
+
+def _maps_as_stored(
+    radiograph: Radiograph,
+    cells: NDArray[np.float32],
+    grid: tuple[int, int],
+    findings: dict[str, int],
+    study: Study,
+) -> dict[str, NDArray[np.float32]]:
+    """Return finding → map on the image as its file stores it; ``grid`` (h, w) is of the image as it was turned."""
     frame = np.array([radiograph.frame], np.float32)
     upright = maps_on_images(cells[None], frame, grid, study.evaluation.smoothing)[0]
-    maps = turn(upright, reversed(radiograph.turned))
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{finding: maps[k].astype(np.float16) for finding, k in findings.items()})
-    write_atomically(path, buffer.getvalue())
+    maps = turn(upright, reversed(radiograph.turned)).astype(np.float32)
+    return {finding: maps[k] for finding, k in findings.items()}
+
+
+def _write_table(path: Path, rows: Sequence[Any], columns: Sequence[str]) -> None:
+    text = pd.DataFrame(rows, columns=list(columns)).to_csv(index=False, float_format="%.6g")
+    write_atomically(path, text.encode("utf-8", "surrogateescape"))
 
 
 def _map_names(files: Sequence[str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from hilum.allocator import keep_freed_memory
 from hilum.errors import HilumError, RunError
 from hilum.progress import progress
 from hilum.sites.site import Site
-from hilum.study.arms import choose_precision, initial_model, model_keys, train_model
+from hilum.study.arms import choose_precision, initial_model, is_trained, model_keys, train_model
 from hilum.study.describe import describe_run, describe_site, images_digest
-from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.directory import ModelKey, RunDirectory, now
 from hilum.study.divergences import write_divergences
 from hilum.study.federations import check_federations
 from hilum.study.figures import Figures
@@ -71,7 +70,7 @@ def run_study(
     _predict(study, sites, keys, run, precision)
     run.write_json("metrics.json", Figures(study, run, keys).records())
     description = run.read_json("run.json")
-    run.write_json("run.json", description | {"finished": _now()})
+    run.write_json("run.json", description | {"finished": now()})
     return run
 
 
@@ -90,7 +89,9 @@ def train_here(
         Watch(run.root, len(keys), rounds, advance, SECONDS_BETWEEN) as watch,
     ):
         for key in keys:
-            train_model(study, key, sites, run, precision, watch, shared)
+            if not is_trained(run, key):
+                train_model(study, key, sites, run, precision, watch, shared)
+            watch.model_done()
 
 
 def load_run_study(run: RunDirectory) -> Study:
@@ -184,7 +185,7 @@ def _describe(study: Study, sites: Sequence[Site], shared: Mapping[str, Site], r
         precision = str(run.fact("precision"))
     else:
         precision = choose_precision(study)
-        description = describe_run(study, sites, precision, _now())
+        description = describe_run(study, sites, precision, now())
         run.write_json("run.json", description | {"images_sha256": digest} | {"shared": beside})
     run.write_json("sites.json", [describe_site(site) for site in sites])
     for site in sites:
@@ -231,7 +232,3 @@ def _predict(study: Study, sites: Sequence[Site], keys: Sequence[ModelKey], run:
                 if into is run:
                     write_shuffled(study, key, patients, run, precision)
                 advance(1, str(key.path))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -10,6 +10,7 @@ from typing import Any
 
 from hilum.errors import RunError
 from hilum.evaluation.bootstrap import LEVEL
+from hilum.evaluation.calibration import Correction
 from hilum.evaluation.long_tail import tail_groups
 from hilum.progress import progress
 from hilum.study.directory import ModelKey, RunDirectory
@@ -84,6 +85,32 @@ def evaluate_run(root: Path, against: Path | None = None, out: Path | None = Non
             file=sys.stderr,
         )
     return target.root / NAME
+
+
+def read_tuned(run: RunDirectory, key: ModelKey) -> dict[str, Tuned]:
+    """Return finding → what ``evaluate_run`` has tuned of an arm's models, all seeds together; nothing before it ran.
+
+    Raises ``RunError`` where ``evaluation.json`` is damaged.
+    """
+    if not (run.root / NAME).is_file():
+        return {}
+    content = run.read_json(NAME)
+    try:
+        records = [r for r in content["thresholds"] if (r["arm"], r["model"]) == (key.arm, key.model)]
+        return {
+            r["finding"]: Tuned(
+                r["threshold"],
+                r["images"],
+                float("nan") if r["call"] is None else r["call"],
+                Correction(**r["box_score"]),
+            )
+            for r in records
+        }
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"Expected thresholds of every model in {run.root / NAME}; the file is damaged ({error!r}). "
+            f"Run 'hilum evaluate {run.root}' again."
+        ) from None
 
 
 def read_evaluated(root: Path) -> Evaluated:

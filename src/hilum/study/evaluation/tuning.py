@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,14 @@ Corrections = list[list[Correction]]
 class Tuned:
     """Of one finding: where maps are cut, from how many images with boxes; from which probability it is called.
 
-    ``box_score`` turns the score of a detection into the chance that it overlaps a true box.
+    ``box_score`` turns the score of a detection into the chance that it overlaps a true box. The defaults: nothing was
+    tuned.
     """
 
-    threshold: Threshold
-    images: int
-    call: float
-    box_score: Correction
+    threshold: Threshold = "otsu"
+    images: int = 0
+    call: float = float("nan")
+    box_score: Correction = field(default_factory=Correction)
 
 
 def teachers(outcomes: Outcomes, keys: Sequence[ModelKey]) -> list[str]:
@@ -55,7 +56,7 @@ def tune(outcomes: Outcomes, keys: Sequence[ModelKey]) -> dict[str, Tuned]:
             call = youden_cut(probabilities, np.concatenate([one.targets[:, c] for one in said]))
         images = sum(len(b) > 0 for b in boxes)
         if not images:
-            tuned[finding] = Tuned("otsu", 0, call, Correction())
+            tuned[finding] = Tuned(call=call)
             continue
         maps, scores = (np.concatenate([part[k] for part in parts], axis=1) for k in (0, 2))
         counts = np.concatenate([part[3] for part in parts])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from flwr.serverapp import Grid, ServerApp  # type: ignore[import-not-found, unu
 from hilum.errors import RunError
 from hilum.federation.runtimes.flower import FlowerRuntime, Limits, Nodes
 from hilum.federation.runtimes.flower_records import Identity
-from hilum.study.arms import WEIGHTS, initial_model, model_keys, run_rounds, write_model
-from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.arms import initial_model, is_trained, model_keys, run_rounds, write_model
+from hilum.study.directory import ModelKey, RunDirectory, now
 from hilum.study.federations import federation_spec, presence_of
 from hilum.study.flower.approval import approval, study_digest
 from hilum.study.flower.handout import FEDERATION, describe_server, hand_out
@@ -48,11 +47,11 @@ def serve(study: Study, grid: Grid, config: Mapping[str, Any]) -> None:
     keys = list(model_keys(study, []))
     with Watch(run.root, len(keys), study.training.rounds) as watch:
         for key in keys:
-            if not (run.model(key) / WEIGHTS).is_file():
+            if not is_trained(run, key):
                 identity = Identity(study_digest(study), key.path.as_posix(), run_id)
                 train(study, key, run, nodes, sites, identity, watch)
             watch.model_done()
-    note(run, finished=_now())
+    note(run, finished=now())
 
 
 def begin(study: Study, run: RunDirectory, sites: Sequence[str]) -> str:
@@ -65,7 +64,7 @@ def begin(study: Study, run: RunDirectory, sites: Sequence[str]) -> str:
         run.remove_unfinished()
         return str(facts["run"])
     run_id = secrets.token_hex(8)
-    facts = {"schema": 1, "run": run_id, "approval": approval(study), "started": _now(), "finished": None}
+    facts = {"schema": 1, "run": run_id, "approval": approval(study), "started": now(), "finished": None}
     run.write_json(FEDERATION, facts | same)
     return run_id
 
@@ -98,7 +97,3 @@ def limits_of(config: Mapping[str, Any]) -> Limits:
     """Return the time limits of the app's configuration; ``enough`` 0 waits for all."""
     given = {name: config[name] for name in ("round", "absent", "who", "attempts") if name in config}
     return Limits(**given, enough=float(config.get("enough", 0)) or None)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,131 @@
+"""Which models of a run speak of an image, of which findings, and how much each counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hilum.errors import RunError, StudyError
+from hilum.models.classifier import LocalizingClassifier
+from hilum.study.arms import WEIGHTS, is_trained, load_model, own_file
+from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.spec import Study
+from hilum.training.state import load_facts
+
+Adjust = Literal["none", "sites"]
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A model and how much it counts in each finding (C,); over the voices of an image these add up to 1."""
+
+    model: LocalizingClassifier
+    weights: NDArray[np.float32]
+
+
+def chosen_models(study: Study, run: RunDirectory, arm: str, site: str | None, seed: int | None) -> list[ModelKey]:
+    """Return the models of an arm, one a seed; raises ``StudyError`` for an arm, site or seed the run lacks."""
+    if arm not in study.arms:
+        raise StudyError(f"Expected --arm among those of the run: {', '.join(study.arms)}; found '{arm}'.")
+    roles = run.roles()
+    training = training_names(run)
+    if site is not None and site not in roles:
+        raise StudyError(f"Expected --site among {', '.join(roles)}, or none for another hospital; found '{site}'.")
+    if arm == "local" and site not in training:
+        raise StudyError(f"--arm local has one model a hospital: name one with --site: {', '.join(training)}.")
+    if seed is not None and seed not in study.seeds:
+        raise StudyError(f"Expected --seed among {study.seeds}; found {seed}.")
+    seeds = study.seeds if seed is None else [seed]
+    keys = [ModelKey(s, arm, str(site) if arm == "local" else arm) for s in seeds]
+    absent = [key for key in keys if not is_trained(run, key)]
+    if absent:
+        raise RunError(
+            f"Expected trained models in {run.model(absent[0])}; there is none yet. "
+            "Run 'hilum study … --resume' to the end, or choose another --seed."
+        )
+    return keys
+
+
+def taught_findings(study: Study, run: RunDirectory, keys: Sequence[ModelKey]) -> dict[str, int]:
+    """Return finding → column of those that the models have seen labels of; raises ``RunError``."""
+    told = _told(run)
+    if told is not None:
+        return {finding: k for k, finding in enumerate(study.findings) if finding in told}
+    teachers = [keys[0].model] if keys[0].arm == "local" else training_names(run)
+    labelled = labelled_images(study, run, teachers).sum(axis=0)
+    return {finding: k for k, finding in enumerate(study.findings) if labelled[k]}
+
+
+def voices_of(
+    study: Study, run: RunDirectory, keys: Sequence[ModelKey], site: str | None = None, adjust: Adjust = "none"
+) -> list[Voice]:
+    """Return who speaks of images of ``site``, or of another hospital: the models, one a seed, each as much.
+
+    ``adjust`` 'sites', for another hospital: each model as it stands at every training hospital k, with the statistics
+    and head rows kept there, so that P(y | x) = Σ_k P(k) P(y | x, k). P(k) is the share of k in the training images
+    with a label of the finding: back-door adjustment over the hospital (Pearl 2009, theorem 3.3.2). Raises
+    ``StudyError`` for a site as well, or an arm in which hospitals keep nothing, and ``RunError`` where the run holds
+    not what they keep.
+    """
+    if adjust == "none":
+        alike = np.full(len(study.findings), 1 / len(keys), np.float32)
+        return [Voice(load_model(study, run, key, site), alike) for key in keys]
+    if site is not None:
+        raise StudyError(f"Expected --site or --adjust sites; found both. Images of '{site}' need no adjustment.")
+    if _told(run) is not None:
+        raise RunError(
+            f"Expected in {run.root} what every hospital keeps to itself, for --adjust sites; in a run between "
+            "hospitals it stays with them. Leave --adjust out."
+        )
+    names = training_names(run)
+    images = labelled_images(study, run, names).astype(np.float32)
+    weights = images / np.maximum(images.sum(axis=0), 1) / len(keys)
+    speaking = {name: weight for name, weight in zip(names, weights, strict=True) if weight.any()}
+    for key in keys:
+        _require_kept(run, key, list(speaking))
+    return [Voice(load_model(study, run, key, name), weight) for key in keys for name, weight in speaking.items()]
+
+
+def training_names(run: RunDirectory) -> list[str]:
+    """Return the hospitals that train, in the order of the study."""
+    return [name for name, role in run.roles().items() if role == "training"]
+
+
+def labelled_images(study: Study, run: RunDirectory, sites: Sequence[str]) -> NDArray[np.int64]:
+    """Return how many training images of each site have a label of each finding, (K, C); raises ``RunError``."""
+    entries = run.read_json("sites.json")
+    try:
+        findings = {entry["name"]: entry["findings"] for entry in entries}
+        counts = [[findings[site][finding]["train"] for finding in study.findings] for site in sites]
+        return np.array([[sum(c.values()) - c["unknown"] for c in row] for row in counts], np.int64)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RunError(
+            f"Expected the label counts of every site in {run.root / 'sites.json'}; the file is damaged ({error!r}). "
+            "Run the study again with --resume: it writes the file anew."
+        ) from None
+
+
+def _told(run: RunDirectory) -> list[str] | None:
+    """Return the findings taught in a run between hospitals, where nobody is told the counts of the others."""
+    facts = run.read_json("run.json")
+    return facts.get("taught") if isinstance(facts, dict) else None
+
+
+def _require_kept(run: RunDirectory, key: ModelKey, sites: Sequence[str]) -> None:
+    folder = run.model(key)
+    beside = load_facts(folder / WEIGHTS).get("beside", [])
+    absent = [site for site in sites if own_file(site) not in beside]
+    if absent == sites:
+        raise StudyError(
+            f"Expected for --adjust sites an arm in which hospitals keep statistics or head rows; in '{key.arm}' all "
+            "images meet the same weights. Leave --adjust out, or choose another --arm."
+        )
+    if absent:
+        raise RunError(
+            f"Expected in {folder} what every hospital keeps to itself, for --adjust sites; absent is that of "
+            f"{', '.join(absent)}. Leave --adjust out."
+        )
