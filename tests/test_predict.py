@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import hospitals
 from hilum.databases.replica_dicom import save_dicom_radiograph
 from hilum.federation import aggregation
-from hilum.study import inference
+from hilum.study import inference, voices
 from hilum.training.inference import Inferred
 from hilum.training.state import load_state, save_state
 
@@ -390,6 +390,30 @@ def test_adjusted_for_the_hospital_is_the_mean_over_every_model_at_home(
             np.testing.assert_allclose(heat["adjusted"][finding], cells, atol=2e-3)
         assert share == 1
         assert (said["north"]["Nodule"] != said["adjusted"]["Nodule"]).all()
+
+
+def test_adjusted_to_the_images_is_with_their_statistics(
+    heads_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Darker films of low contrast change the statistics; a prediction then depends on the films beside it."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        noise = rng.normal(60, 4, (48, 48)) + 40 * (np.hypot(*np.mgrid[-24:24, -24:24]) < 4 * k)
+        Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(folder / f"{k}.png")
+    few = hospitals.hilum("predict", heads_run, folder, "--out", tmp_path / "few", "--adjust", "images")
+    assert (few.status, "Expected 50 images or more of one hospital" in few.err) == (1, True)
+    monkeypatch.setattr(voices, "LEAST_IMAGES", 4)
+    said = {}
+    for name, paths in {"all": [folder], "four": sorted(folder.iterdir())[:4]}.items():
+        outcome = hospitals.hilum("predict", heads_run, *paths, "--out", tmp_path / name, "--adjust", "images")
+        assert outcome.status == 0, outcome.err
+        said[name] = predicted(tmp_path / name)["Nodule"].to_numpy()
+    plain = hospitals.hilum("predict", heads_run, folder, "--out", tmp_path / "plain")
+    assert plain.status == 0
+    assert not np.allclose(said["all"], predicted(tmp_path / "plain")["Nodule"], atol=1e-3)
+    assert not np.allclose(said["all"][:4], said["four"], atol=1e-4)
 
 
 @pytest.mark.parametrize(

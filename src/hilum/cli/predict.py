@@ -31,7 +31,8 @@ def predict(
         Literal["refuse", "leave_out"], typer.Option(help="What to do with an unreadable image.")
     ] = "refuse",
     adjust: Annotated[
-        Literal["none", "sites"], typer.Option(help="For images of another hospital: how the models are mixed.")
+        Literal["none", "sites", "images"],
+        typer.Option(help="For images of another hospital: what the models adjust to."),
     ] = "none",
 ) -> None:
     """Predict which findings new radiographs show, and where.
@@ -55,6 +56,8 @@ def predict(
     they meet, instead, each model as it stands at every training hospital, with the statistics and head rows kept
     there; probabilities and maps are averaged, weighted by how many training images each hospital labelled with the
     finding. That takes a pass for each hospital, and is refused where the run does not hold what hospitals keep.
+    With --adjust images the statistics of the models become those of the images given, without labels: 50 or more
+    of one hospital, as they come.
     """
     from hilum.study.inference import predict_paths
 

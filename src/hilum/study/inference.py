@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hilum.allocator import keep_freed_memory
 from hilum.databases.dicom_elements import DICOM_HEAD, is_dicom
@@ -32,8 +33,9 @@ from hilum.study.localizer import build_localizer
 from hilum.study.predictions import GRID
 from hilum.study.run import load_run_study
 from hilum.study.spec import Study
-from hilum.study.voices import Adjust, Voice, chosen_models, taught_findings, voices_of
+from hilum.study.voices import Adjust, Voice, adapt, chosen_models, taught_findings, voices_of
 from hilum.training.inference import infer
+from hilum.training.loop import MOMENT_IMAGES
 from hilum.training.state import write_atomically
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
@@ -111,6 +113,10 @@ def predict_paths(
     unreadable = [one for one in left_out if one.kind != LATERAL]
     if (unreadable and on_error == "refuse") or not radiographs:
         raise ImageError(_refusal(unreadable if radiographs else left_out, len(files)))
+    if adjust == "images":
+        films = list(radiographs.values())
+        chosen = np.linspace(0, len(films) - 1, min(MOMENT_IMAGES, len(films))).astype(np.int64)
+        adapt(voices, _pixels([films[k] for k in chosen]), precision)
     rows, boxes, names = [], list[Row](), _map_names(list(radiographs))
     with progress("predicting", len(radiographs)) as advance:
         files = list(radiographs)
@@ -189,13 +195,17 @@ def _frontal(data: bytes) -> tuple[NDArray[np.float32], tuple[str, ...]]:
 def _infer(
     voices: Sequence[Voice], radiographs: Sequence[Radiograph], precision: str, study: Study
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    pixels = np.stack([r.square for r in radiographs])
-    images = torch.from_numpy(pixels).unsqueeze(1).float().div_(255)
+    images = _pixels(radiographs)
     localize, flip = build_localizer(study), study.evaluation.flip
     inferred = [infer(voice.model, [images], precision, flip, localize) for voice in voices]
     weights = np.stack([voice.weights for voice in voices])
     probabilities, maps = np.stack([i.probabilities for i in inferred]), np.stack([i.maps for i in inferred])
     return np.einsum("vnc,vc->nc", probabilities, weights), np.einsum("vnchw,vc->nchw", maps, weights)
+
+
+def _pixels(radiographs: Sequence[Radiograph]) -> Tensor:
+    """Return images (B, 1, S, S) in [0, 1]."""
+    return torch.from_numpy(np.stack([r.square for r in radiographs])).unsqueeze(1).float().div_(255)
 
 
 def _write_map(

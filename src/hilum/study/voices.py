@@ -8,15 +8,19 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hilum.errors import RunError, StudyError
 from hilum.models.classifier import LocalizingClassifier
 from hilum.study.arms import WEIGHTS, is_trained, load_model, own_file
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.spec import Study
+from hilum.training.loop import estimate_norm_stats
 from hilum.training.state import load_facts
 
-Adjust = Literal["none", "sites"]
+Adjust = Literal["none", "sites", "images"]
+ADAPT_BATCH = 64
+LEAST_IMAGES = 50  # of which statistics are estimated
 
 
 @dataclass(frozen=True)
@@ -67,15 +71,15 @@ def voices_of(
 
     ``adjust`` 'sites', for another hospital: each model as it stands at every training hospital k, with the statistics
     and head rows kept there, so that P(y | x) = Σ_k P(k) P(y | x, k). P(k) is the share of k in the training images
-    with a label of the finding: back-door adjustment over the hospital (Pearl 2009, theorem 3.3.2). Raises
-    ``StudyError`` for a site as well, or an arm in which hospitals keep nothing, and ``RunError`` where the run holds
-    not what they keep.
+    with a label of the finding: back-door adjustment over the hospital (Pearl 2009, theorem 3.3.2). 'images': the
+    models, for ``adapt``. Raises ``StudyError`` for a site as well, or an arm in which hospitals keep nothing, and
+    ``RunError`` where the run holds not what they keep.
     """
-    if adjust == "none":
+    if adjust != "none" and site is not None and keys[0].arm != "local":
+        raise StudyError(f"Expected --site or --adjust {adjust}; found both. Images of '{site}' need no adjustment.")
+    if adjust != "sites":
         alike = np.full(len(study.findings), 1 / len(keys), np.float32)
         return [Voice(load_model(study, run, key, site), alike) for key in keys]
-    if site is not None:
-        raise StudyError(f"Expected --site or --adjust sites; found both. Images of '{site}' need no adjustment.")
     if _told(run) is not None:
         raise RunError(
             f"Expected in {run.root} what every hospital keeps to itself, for --adjust sites; in a run between "
@@ -88,6 +92,20 @@ def voices_of(
     for key in keys:
         _require_kept(run, key, list(speaking))
     return [Voice(load_model(study, run, key, name), weight) for key in keys for name, weight in speaking.items()]
+
+
+def adapt(voices: Sequence[Voice], images: Tensor, precision: str) -> None:
+    """Set the normalization statistics of every model to those of images (N, 1, S, S) of one hospital, without labels.
+
+    AdaBN (Li et al. 2018). Raises ``StudyError`` for fewer than ``LEAST_IMAGES`` images.
+    """
+    if len(images) < LEAST_IMAGES:
+        raise StudyError(
+            f"Expected {LEAST_IMAGES} images or more of one hospital, for --adjust images; found {len(images)}. "
+            "Leave --adjust out."
+        )
+    for voice in voices:
+        estimate_norm_stats(voice.model, images.split(ADAPT_BATCH), precision)
 
 
 def training_names(run: RunDirectory) -> list[str]:

@@ -78,7 +78,7 @@ class EfficientNetLite0(StagedBackbone):
 
     Fewer blocks see less: the receptive field is 147 px after 8 blocks, 211 after 9, 275 after 10 and 339
     after 11. ``output_stride`` 4, 8 or 16: no cells wider than that; later blocks are dilated, so that a cell sees
-    about as much (Chen et al. 2017). ``frozen_blocks``: the stem and this many blocks keep their weights and statistics.
+    about as much (Chen et al. 2017). ``frozen_blocks``: the stem and this many blocks keep weights and statistics.
     ``pretrained``: needs the extra of that name; raises ``MissingExtra``. Raises ``ValueError`` for other numbers.
     """
 
