@@ -22,6 +22,7 @@ from hilum.study.arms import choose_precision, initial_model, model_keys, train_
 from hilum.study.describe import describe_run, describe_site, images_digest
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.divergences import write_divergences
+from hilum.study.erasures import write_erased
 from hilum.study.federations import check_federations
 from hilum.study.figures import Figures
 from hilum.study.gallery import choose_gallery, write_gallery
@@ -230,6 +231,7 @@ def _predict(study: Study, sites: Sequence[Site], keys: Sequence[ModelKey], run:
                 write_predictions(study, key, patients, training, run, precision, into)
                 if into is run:
                     write_shuffled(study, key, patients, run, precision)
+                    write_erased(study, key, patients, training, run, precision)
                 advance(1, str(key.path))
 
 
