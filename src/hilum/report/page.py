@@ -116,7 +116,11 @@ def _content(run: RunDirectory) -> dict[str, Any]:
 def _evaluation(run: RunDirectory) -> dict[str, Any] | None:
     if run.evaluation is None:
         return None
-    return {"tables": evaluation_tables(run.evaluation), "plots": reliability_plots(run.evaluation)}
+    return {
+        "tables": evaluation_tables(run.evaluation),
+        "plots": reliability_plots(run.evaluation),
+        "erased": bool(run.evaluation.get("erased")),
+    }
 
 
 def _every_score(results: Results) -> Iterator[Figure]:
