@@ -1,10 +1,12 @@
-"""Disease or site, in words: what a model loses with the lesions, and what it still tells without the lungs."""
+"""Disease or site, in words: what a model loses with the lesions, and what it tells of the border of a film alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from hilum.report.numbers import plural
 
 Record = Mapping[str, Any]
 FEWEST = 10
@@ -28,15 +30,17 @@ def judge(lesions: Record | None, border: Record | None) -> Verdict:
     """Return the verdict of both tests; None where one could not be made.
 
     Lesions count where the interval of the difference lies above 0. The border counts where the interval of its AUROC
-    lies above 0.5, and most of all where it keeps at least half of what whole films have above 0.5.
+    lies above 0.5, and most of all where it keeps at least half of what whole films have above 0.5; it tells the site
+    where the negatives are those of other sites.
     """
     looks, why = _looks(lesions)
     share, also = _remains(border)
     reasons = [reason for reason in (why, also) if reason]
+    outside = "site" if border is not None and border["negatives_of"] == "others" else "border"
     if share is not None and share >= MOST:
-        return Verdict("disease and site" if looks else "site", reasons)
+        return Verdict(f"disease and {outside}" if looks else outside, reasons)
     if looks:
-        return Verdict("disease, partly site" if share else "disease", reasons)
+        return Verdict(f"disease, partly {outside}" if share else "disease", reasons)
     if share is None:
         return Verdict("not known", reasons)
     return Verdict("open" if share or lesions is not None else "not the border", reasons)
@@ -46,7 +50,7 @@ def _looks(record: Record | None) -> tuple[bool, str]:
     if record is None:
         return False, "no boxes"
     if record["n"] < FEWEST or record["low"] is None:
-        return False, f"boxes on {record['n']} films only"
+        return False, f"boxes on only {plural(record['n'], 'film')}"
     if record["low"] > 0:
         return True, "it loses more without the lesions than without as much elsewhere"
     if record["high"] < 0:

@@ -222,9 +222,9 @@ def _erased(content: Record) -> Table:
         "Disease or site?",
         "Parts of test films are erased, that is filled smoothly from around. Without lesions: how far the log-odds "
         "of the finding fall when its true boxes are erased, and when equal boxes at the mirrored place are; n films. "
-        "A model that looks at the disease loses more with the lesions. Without lungs: AUROC of films of which only "
+        "A model that looks at the disease loses more with the lesions. Border alone: AUROC of films of which only "
         "the outer tenth of each side is left, against negatives of the site, or of the other sites (*) where it has "
-        "too few. What is told there is told by the hospital, the machine or the position, not by the lungs.",
+        "too few. What is told there is told by who made the film, how and of whom, and hardly by the lungs.",
         [
             "site",
             "finding",
@@ -235,7 +235,7 @@ def _erased(content: Record) -> Table:
             "difference",
             "p",
             "whole AUROC",
-            "without lungs",
+            "border alone",
             "verdict",
         ],
         rows,
@@ -341,7 +341,10 @@ def _key(record: Record) -> tuple[str, ...]:
 
 
 def _score(record: Record | None) -> str:
-    return NONE if record is None else score(record["value"], record["low"], record["high"]).replace("-", MINUS)
+    if record is None:
+        return NONE
+    text = score(record["value"], record["low"], record["high"]).replace("-", MINUS)
+    return f"{text} (too few)" if record["value"] is not None and record["low"] is None else text
 
 
 def _value(record: Record | None) -> str:

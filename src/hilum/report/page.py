@@ -9,6 +9,7 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from hilum.report import numbers
+from hilum.report.answer import answer
 from hilum.report.cohorts import label_spaces, left_out, problems, turned
 from hilum.report.evaluation import evaluation_tables, reliability_plots
 from hilum.report.heatmaps import Gallery, colour_bar, examples
@@ -91,6 +92,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "badge": BADGES.get(run.run.data, run.run.data),
         "results": results,
         "summary": summarise(run, results),
+        "answer": answer(run, results),
         "macro": MACRO,
         "training": results.training,
         "outside": [s for s in run.sites if s.outside],
