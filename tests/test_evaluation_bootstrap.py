@@ -207,3 +207,23 @@ def test_groups_of_findings_are_means_and_an_empty_one_is_absent():
     assert found["tail"].low == found["Edema"].low
     assert "medium" not in found
     assert tables["macro"]["head"]["auroc"].value == pytest.approx(tables["north"]["head"]["auroc"].value)
+
+
+def test_a_class_of_few_images_has_no_interval_and_no_part_in_a_mean_that_has_one():
+    scores, targets = sample(200, 2)
+    targets[:, 0] = 1
+    targets[3, 0] = 0
+    table = evaluate_classification(scores, targets, np.arange(200), ["Tuberculosis", "Mass"], resamples=100)
+    few, macro_ = table["Tuberculosis"]["auroc"], table["macro"]["auroc"]
+    assert few.value == pytest.approx(auroc(scores, targets)[0])
+    assert np.isnan([few.low, few.high]).all()
+    assert macro_.findings == 1
+    assert (macro_.value, macro_.low) == (table["Mass"]["auroc"].value, table["Mass"]["auroc"].low)
+    alone = evaluate_classification(scores[:, :1], targets[:, :1], np.arange(200), ["Tuberculosis"], resamples=100)
+    assert alone["macro"]["auroc"].value == few.value
+    assert np.isnan(alone["macro"]["auroc"].low)
+    other = paired_difference(scores, -scores, targets, np.arange(200), ["Tuberculosis", "Mass"], resamples=100)
+    assert np.isnan(other["Tuberculosis"]["auroc"].p)
+    targets[:5, 0] = 0
+    enough = evaluate_classification(scores, targets, np.arange(200), ["Tuberculosis", "Mass"], resamples=100)
+    assert not np.isnan(enough["Tuberculosis"]["auroc"].low)

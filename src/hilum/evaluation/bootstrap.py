@@ -17,6 +17,7 @@ from hilum.randomness import derive_seed, numpy_generator
 MACRO = "macro"
 LEVEL = 0.95
 BLOCK = 1 << 22
+FEWEST_OF_CLASS = 5
 
 Weights = NDArray[np.uint16]
 
@@ -25,8 +26,9 @@ Weights = NDArray[np.uint16]
 class Estimate:
     """A figure with its interval and the images behind it.
 
-    ``value`` is NaN where the figure does not exist, ``low`` and ``high`` are NaN where more than half of the
-    resamples have none. ``n`` images have a known label, ``positives`` of them are positive; for a macro
+    ``value`` is NaN where the figure does not exist; ``low`` and ``high`` are NaN where more than half of the resamples
+    have none, or where fewer than ``FEWEST_OF_CLASS`` images are positive, or negative: resamples of so few know
+    nothing of those that were not met. ``n`` images have a known label, ``positives`` of them are positive; for a macro
     both count (image, finding) pairs over the ``findings`` that are averaged. ``sd`` is the standard
     deviation between training seeds, NaN for one seed. The interval speaks of the patients of the test set
     only, ``sd`` of the seeds only.
@@ -164,7 +166,7 @@ def evaluate_classification(
     s, t, who = check_seeds(scores, targets, patients, findings)
     table: Table = {name: {} for name in (*findings, MACRO)}
     for metric in metrics:
-        sample = resample(classification_statistic(metric, s, t), who, resamples, seed)
+        sample = resample_metric(metric, s, t, who, resamples, seed)
         for name, figure in figures_of(sample, t, findings).items():
             table[name][metric] = figure.estimate(level)
     return table
@@ -201,8 +203,7 @@ def evaluate_sites(
         parts = []
         for site in names:
             rows = where == site
-            statistic = classification_statistic(metric, s[:, rows], t[rows])
-            sample = resample(statistic, who[rows], resamples, derive_seed(seed, site))
+            sample = resample_metric(metric, s[:, rows], t[rows], who[rows], resamples, derive_seed(seed, site))
             parts.append(figures_of(sample, t[rows], findings, groups))
         for name in rows_of:
             for site, part in zip(names, parts, strict=True):
@@ -211,10 +212,23 @@ def evaluate_sites(
     return tables
 
 
-def classification_statistic(metric: str, scores: Floats, targets: Floats) -> Statistic:
-    """Return the statistic of a registered metric on scores (S, N, C) and targets (N, C)."""
+def resample_metric(
+    metric: str, scores: Floats, targets: Floats, patients: ArrayLike, resamples: int, seed: int
+) -> Resampled:
+    """Return ``resample`` of a registered metric on scores (S, N, C) and targets (N, C), K = C.
+
+    A finding with fewer than ``FEWEST_OF_CLASS`` positive or negative images has values and no resamples.
+    """
     function = METRICS.load(metric)
-    return lambda weights: np.stack([function(s, targets, weights) for s in scores], axis=1)
+    sample = resample(
+        lambda weights: np.stack([function(s, targets, weights) for s in scores], axis=1), patients, resamples, seed
+    )
+    return Resampled(sample.seeds, np.where(too_few(targets), np.nan, sample.resamples))
+
+
+def too_few(targets: Floats) -> NDArray[np.bool_]:
+    """Return which findings (C,) have fewer than ``FEWEST_OF_CLASS`` positive or negative images in targets (N, C)."""
+    return np.asarray([min((t == 1).sum(), (t == 0).sum()) < FEWEST_OF_CLASS for t in targets.T], dtype=bool)
 
 
 def figures_of(
@@ -223,7 +237,10 @@ def figures_of(
     findings: Sequence[str],
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Figure]:
-    """Return the figure of each finding, their macro, and the mean of each group of findings that is not empty."""
+    """Return the figure of each finding, their macro, and the mean of each group of findings that is not empty.
+
+    A mean is over the figures that have an interval; where none has one, over all that exist.
+    """
     n, positives = (~np.isnan(targets)).sum(axis=0), (targets == 1).sum(axis=0)
     figures = {
         name: Figure(
@@ -238,11 +255,13 @@ def figures_of(
 
 
 def _mean_figure(figures: Sequence[Figure]) -> Figure:
+    existing = [f for f in figures if not np.isnan(f.sample.values[0])]
+    counted = [f for f in existing if not np.isnan(f.sample.resamples).all()] or existing
+    averaged = counted or figures
     sample = Resampled(
-        np.concatenate([f.sample.seeds for f in figures], axis=1),
-        np.concatenate([f.sample.resamples for f in figures], axis=1),
+        np.concatenate([f.sample.seeds for f in averaged], axis=1),
+        np.concatenate([f.sample.resamples for f in averaged], axis=1),
     )
-    counted = [f for f in figures if not np.isnan(f.sample.values[0])]
     n, positives, findings = (sum(getattr(f, k) for f in counted) for k in ("n", "positives", "findings"))
     return Figure(macro(sample), n, positives, findings)
 

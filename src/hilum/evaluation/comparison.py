@@ -16,9 +16,8 @@ from hilum.evaluation.bootstrap import (
     Figure,
     Resampled,
     check_seeds,
-    classification_statistic,
     figures_of,
-    resample,
+    resample_metric,
 )
 
 
@@ -51,8 +50,7 @@ def paired_difference(
     b, _, _ = check_seeds(scores_b, targets, patients, findings)
     table: dict[str, dict[str, Difference]] = {name: {} for name in (*findings, MACRO)}
     for metric in metrics:
-        first = resample(classification_statistic(metric, a, t), who, resamples, seed)
-        second = resample(classification_statistic(metric, b, t), who, resamples, seed)
+        first, second = (resample_metric(metric, one, t, who, resamples, seed) for one in (a, b))
         sample = _subtract(first, second)
         for name, figure in figures_of(sample, t, findings).items():
             table[name][metric] = difference_of(figure, level)

@@ -14,6 +14,7 @@ from hilum.evaluation.comparison import Difference, difference_of
 from hilum.evaluation.controls import centre_prior_control, gaussian_prior_control, random_map_control
 from hilum.evaluation.detection import DETECTION_FIGURES, detection_statistic
 from hilum.evaluation.maps import ACCURACIES, THRESHOLD, Boxes, Floats, mean_known, measure
+from hilum.evaluation.rodeo import RODEO_FIGURES, rodeo_counts
 from hilum.localization.components import Detections, Threshold
 
 Controls = tuple[dict[str, float], ...]
@@ -148,6 +149,43 @@ def evaluate_detections(
     return _tabulate(
         sample, DETECTION_FIGURES, counts, {f: (controls or {}).get(f, ({}, {}, {})) for f in boxes}, level
     )
+
+
+def evaluate_rodeo(
+    predicted: Sequence[Mapping[str, Boxes]],
+    boxes: Mapping[str, Boxes],
+    patients: ArrayLike,
+    *,
+    blind: Sequence[Mapping[str, Boxes] | None] = (),
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> dict[str, dict[str, LocalizationEstimate]]:
+    """Return the ``RODEO_FIGURES`` of each finding, and under ``'macro'`` of all boxes at once, as the paper has them.
+
+    ``predicted``: what each of S seeds predicts in N images, by finding; ``boxes`` of the same findings; ``blind``:
+    what the three controls predict, None for one that there is not. Raises ``DataError``.
+    """
+    counts = [rodeo_counts(one, boxes) for one in predicted]
+    flat = len(RODEO_FIGURES) * (len(boxes) + 1)
+    sample = resample(
+        lambda weights: np.stack([one.figures(weights).reshape(len(weights), flat) for one in counts], axis=1),
+        patients,
+        resamples,
+        seed,
+    )
+    absent = np.full((len(RODEO_FIGURES), len(boxes) + 1), np.nan)
+    controls = [absent if one is None else rodeo_counts(one, boxes).figures()[0] for one in blind]
+    beside = np.stack([*controls, *[absent] * (3 - len(controls))])
+    shown = [sum(len(np.asarray(b)) > 0 for b in one) for one in boxes.values()]
+    table: dict[str, dict[str, LocalizationEstimate]] = {name: {} for name in (*boxes, MACRO)}
+    for k, figure in enumerate(RODEO_FIGURES):
+        for c, (name, n, findings) in enumerate(
+            zip(table, [*shown, sum(shown)], [*[1] * len(boxes), len(boxes)], strict=True)
+        ):
+            part = _columns(sample, k * (len(boxes) + 1) + c, 1)
+            table[name][figure] = _estimate(part, n, beside[:, k, c], findings, level)
+    return table
 
 
 def evaluate_per_image(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hilum.report.erasing import judge
 from hilum.report.numbers import MINUS, NONE, count, difference, score
 from hilum.report.read import MACRO
 
@@ -26,6 +27,7 @@ MAP_COLUMNS = {
     "ap@0.3": "AP@0.3",
     "ap@0.5": "AP@0.5",
     "froc": "FROC",
+    "rodeo": "RoDeO",
 }
 CONTROLS = {
     "random_map": "random map",
@@ -72,6 +74,7 @@ def evaluation_tables(content: Record) -> list[Table]:
         _localization(content),
         _controls(content),
         _checks(content),
+        _erased(content),
         _calibration(content),
         _tests(content, "comparisons", "Arms", "Differences between arms on the same patients"),
         _ranks(content),
@@ -145,7 +148,8 @@ def _localization(content: Record) -> Table:
         "Maps against boxes",
         "Maps are cut where the IoU on validation images with boxes is highest, or, with fewer than 10 of these, each "
         "by itself (Otsu). T(…) is the share of images above that ratio. False boxes are those an image with IoBB ≤ "
-        "0.1. AP and FROC also count false alarms on images without the finding.",
+        "0.1. AP and FROC also count false alarms on images without the finding; RoDeO judges what is called by "
+        "place, shape and finding.",
         ["site", "finding", "arm", "n", "cut at", *MAP_COLUMNS.values()],
         rows,
     )
@@ -156,7 +160,7 @@ def _controls(content: Record) -> Table:
     rows = []
     for site, arm, model in _arms(content["localization"]):
         for finding in dict.fromkeys(r["finding"] for r in content["localization"] if r["site"] == site):
-            for metric in ("pointing_game", "iou", "ap@0.3"):
+            for metric in ("pointing_game", "iou", "ap@0.3", "rodeo"):
                 record = found.get((arm, model, site, finding, metric))
                 if record is not None and finding != MACRO:
                     beside = [_number(record[name]) for name in CONTROLS]
@@ -189,6 +193,69 @@ def _checks(content: Record) -> Table:
         ["site", "finding", "arm", "shuffled weights", "other findings", "same peak"],
         rows,
     )
+
+
+def _erased(content: Record) -> Table:
+    lesions, borders = (
+        {(r["arm"], r["model"], r["site"], r["finding"]): r for r in content.get(name, [])}
+        for name in ("lesions", "borders")
+    )
+    records = [*content.get("lesions", []), *content.get("borders", [])]
+    rows = []
+    for site, arm, model in _arms(records):
+        for finding in dict.fromkeys(r["finding"] for r in records if r["site"] == site):
+            key = (arm, model, site, finding)
+            lesion, border = lesions.get(key), borders.get(key)
+            if lesion is not None or border is not None:
+                rows.append(
+                    [
+                        _site(site),
+                        _finding(finding),
+                        arm,
+                        *_losses(lesion),
+                        *_borders(border),
+                        judge(lesion, border).text,
+                    ]
+                )
+    return Table(
+        "erased",
+        "Disease or site?",
+        "Parts of test films are erased, that is filled smoothly from around. Without lesions: how far the log-odds "
+        "of the finding fall when its true boxes are erased, and when equal boxes at the mirrored place are; n films. "
+        "A model that looks at the disease loses more with the lesions. Border alone: AUROC of films of which only "
+        "the outer tenth of each side is left, against negatives of the site, or of the other sites (*) where it has "
+        "too few. What is told there is told by who made the film, how and of whom, and hardly by the lungs.",
+        [
+            "site",
+            "finding",
+            "arm",
+            "n",
+            "lesions",
+            "elsewhere",
+            "difference",
+            "p",
+            "whole AUROC",
+            "border alone",
+            "verdict",
+        ],
+        rows,
+    )
+
+
+def _losses(record: Record | None) -> list[str]:
+    if record is None:
+        return [NONE] * 5
+    falls = [_number(record[name]).replace("-", MINUS) for name in ("lesions", "control")]
+    beyond = difference(record["value"], record["low"], record["high"])
+    return [count(record["n"]), *falls, beyond, _p(record["p"])]
+
+
+def _borders(record: Record | None) -> list[str]:
+    if record is None:
+        return [NONE] * 2
+    mark = "*" if record["negatives_of"] == "others" else ""
+    whole = score(record["whole"], record["whole_low"], record["whole_high"])
+    return [whole + mark, score(record["value"], record["low"], record["high"]) + mark]
 
 
 def _calibration(content: Record) -> Table:
@@ -274,7 +341,10 @@ def _key(record: Record) -> tuple[str, ...]:
 
 
 def _score(record: Record | None) -> str:
-    return NONE if record is None else score(record["value"], record["low"], record["high"]).replace("-", MINUS)
+    if record is None:
+        return NONE
+    text = score(record["value"], record["low"], record["high"]).replace("-", MINUS)
+    return f"{text} (too few)" if record["value"] is not None and record["low"] is None else text
 
 
 def _value(record: Record | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SIDE, EXAMPLE_SIDE = 300, 200
 QUALITY = 80
-MOST_ROWS, MOST_EXAMPLES = 36, 4
+MOST_ROWS, MOST_MISSES, MOST_EXAMPLES = 36, 12, 4
 OPACITY = 0.72
 COLOURS = "inferno"
 
@@ -95,22 +95,30 @@ class Gallery:
 
     @cached_property
     def chosen(self) -> list[GalleryImage]:
-        """The first images of each site and finding, up to ``MOST_ROWS`` in all."""
+        """The first images of each site and finding that were drawn at random, up to ``MOST_ROWS`` in all."""
+        return self._first("random", MOST_ROWS)
+
+    @cached_property
+    def misses(self) -> list[GalleryImage]:
+        """The worst misses of each site and finding, up to ``MOST_MISSES`` in all."""
+        return self._first("miss", MOST_MISSES)
+
+    def _first(self, why: str, most: int) -> list[GalleryImage]:
         groups: dict[tuple[str, str], list[GalleryImage]] = {}
         for one in self.run.gallery:
-            if one.finding is not None:
+            if one.finding is not None and one.why == why:
                 groups.setdefault((one.site, one.finding), []).append(one)
-        each = max(1, MOST_ROWS // max(1, len(groups)))
+        each = max(1, most // max(1, len(groups)))
         return [one for group in groups.values() for one in group[:each]]
 
     @property
     def held(self) -> int:
-        """Images with a finding that the run holds."""
-        return sum(one.finding is not None for one in self.run.gallery)
+        """Images with a finding that the run holds and that were drawn at random."""
+        return sum(one.finding is not None and one.why == "random" for one in self.run.gallery)
 
-    def rows(self) -> Iterator[Row]:
-        """Return each chosen image with every arm's map."""
-        for one in self.chosen:
+    def rows(self, images: Sequence[GalleryImage]) -> Iterator[Row]:
+        """Return images with every arm's map."""
+        for one in images:
             grey = _grey(self.run.path / one.file, SIDE)
             tiles = [self._tile(arm, one, grey) for arm in self.run.run.arms]
             yield Row(one.site, one.finding or "", one.boxes, grey.width, grey.height, data_uri(grey), tiles)

@@ -9,6 +9,7 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from hilum.report import numbers
+from hilum.report.answer import answer
 from hilum.report.cohorts import label_spaces, left_out, problems, turned
 from hilum.report.evaluation import evaluation_tables, reliability_plots
 from hilum.report.heatmaps import Gallery, colour_bar, examples
@@ -91,6 +92,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "badge": BADGES.get(run.run.data, run.run.data),
         "results": results,
         "summary": summarise(run, results),
+        "answer": answer(run, results),
         "macro": MACRO,
         "training": results.training,
         "outside": [s for s in run.sites if s.outside],
@@ -116,7 +118,11 @@ def _content(run: RunDirectory) -> dict[str, Any]:
 def _evaluation(run: RunDirectory) -> dict[str, Any] | None:
     if run.evaluation is None:
         return None
-    return {"tables": evaluation_tables(run.evaluation), "plots": reliability_plots(run.evaluation)}
+    return {
+        "tables": evaluation_tables(run.evaluation),
+        "plots": reliability_plots(run.evaluation),
+        "erased": bool(run.evaluation.get("erased")),
+    }
 
 
 def _every_score(results: Results) -> Iterator[Figure]:

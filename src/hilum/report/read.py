@@ -159,13 +159,17 @@ class Round:
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """An image of the gallery; ``finding`` is None for an example of the cohort. Never print ``image_id``."""
+    """An image of the gallery; ``finding`` is None for an example of the cohort. Never print ``image_id``.
+
+    ``why``: 'random', or 'miss' where it was chosen because the model's map misses.
+    """
 
     site: str
     file: str
     image_id: str = field(repr=False)
     finding: str | None = None
     boxes: list[Box] = field(default_factory=list)
+    why: str = "random"
 
 
 @dataclass(frozen=True)

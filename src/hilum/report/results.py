@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 
+from hilum.report.numbers import plural
 from hilum.report.read import ALL_SEEDS, MACRO, Comparison, LocalizationScore, RunDirectory, Score, SiteFacts
 
 
@@ -116,7 +117,7 @@ class Results:
 
     def _why_absent(self, record: Score) -> str:
         if record.value is not None:
-            return ""
+            return "" if record.low is not None else _too_few(record)
         if record.finding == MACRO:
             return "no finding with both classes"
         if record.n == 0:
@@ -157,6 +158,15 @@ def mean_over(figures: Sequence[Figure]) -> Figure:
     low = mean - sqrt(sum(b * b for b in below)) / size
     high = mean + sqrt(sum(a * a for a in above)) / size
     return Figure(mean, low, high, n)
+
+
+def _too_few(record: Score) -> str:
+    """Say which class is too small for an interval."""
+    if record.finding == MACRO or record.positives is None:
+        return "too few images of a class"
+    negatives = record.n - record.positives
+    few = (record.positives, "positive") if record.positives < negatives else (negatives, "negative")
+    return f"too few: {plural(*few)}"
 
 
 def _key(record: Score | LocalizationScore) -> tuple[object, ...]:

@@ -63,8 +63,13 @@ def summarise(run: RunDirectory, results: Results) -> Summary:
 
 
 def _shared_sites(run: RunDirectory, results: Results) -> list[SiteFacts]:
-    """Training sites where every arm has a macro figure, so that means are over the same sites."""
-    return [s for s in results.training if all(results.of_arm(arm, s, MACRO).value is not None for arm in run.run.arms)]
+    """Training sites where every arm has a macro figure, so that means are over the same sites.
+
+    A site with too few images of a class for an interval has a part only where no site has an interval.
+    """
+    figures = {s.name: [results.of_arm(arm, s, MACRO) for arm in run.run.arms] for s in results.training}
+    known = [s for s in results.training if all(f.value is not None for f in figures[s.name])]
+    return [s for s in known if all(f.low is not None for f in figures[s.name])] or known
 
 
 def _headline(arm: str, shared: list[SiteFacts], boxed: list[SiteFacts], results: Results) -> Headline:

@@ -67,6 +67,10 @@ class RunDirectory:
         """Maps of the model with shuffled weights on test images with boxes."""
         return self.root / "shuffled" / key.path / f"{site}.npz"
 
+    def erased(self, key: ModelKey, site: str) -> Path:
+        """Log-odds of a model on test films of which a part was erased."""
+        return self.root / "erased" / key.path / f"{site}.csv"
+
     @property
     def validation(self) -> RunDirectory:
         """What is known of validation patients: labels, boxes, predictions and maps, laid out as those of test."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from hilum.evaluation.maps import hottest_points
 from hilum.images.letterbox import Frame
 from hilum.randomness import numpy_generator
 from hilum.sites.site import Site
-from hilum.study.directory import RunDirectory
+from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.outcomes import Outcomes
 from hilum.training.state import write_atomically
 
 EXAMPLES = 4
+MISSES = 2
 
 
 def choose_gallery(site: Site, per_site: int, seed: int) -> dict[int, str | None]:
@@ -33,29 +39,66 @@ def choose_gallery(site: Site, per_site: int, seed: int) -> dict[int, str | None
     return chosen | {int(r): None for r in rng.permutation(others)[:EXAMPLES]}
 
 
-def write_gallery(sites: list[Site], chosen: dict[str, dict[int, str | None]], run: RunDirectory) -> None:
-    """Write the pictures as PNG and gallery/gallery.json."""
+def choose_misses(outcomes: Outcomes, keys: Sequence[ModelKey], site: Site) -> dict[int, str]:
+    """Return row → finding of the worst misses of a model at a site: the hottest point lies furthest from any true box.
+
+    Up to ``MISSES`` of each finding, of the first seed; distances are fractions of the image.
+    """
+    found = outcomes.localized(keys[:1], site.name)
+    if found is None:
+        return {}
+    row = {str(image): k for k, image in enumerate(site.manifest.images["image_id"])}
+    chosen: dict[int, str] = {}
+    for c, (finding, boxes) in enumerate(found.boxes.items()):
+        boxed = [k for k, b in enumerate(boxes) if len(b) and row[str(found.ids[k])] not in chosen]
+        if boxed:
+            points = hottest_points(found.maps[0, boxed, c])
+            apart = np.array([_distance(p, boxes[k]) for p, k in zip(points, boxed, strict=True)])
+            worst = [k for k in np.argsort(-apart, kind="stable")[:MISSES] if apart[k] > 0]
+            chosen |= {row[str(found.ids[boxed[k]])]: finding for k in worst}
+    return chosen
+
+
+def write_gallery(
+    sites: list[Site],
+    chosen: Mapping[str, Mapping[int, str | None]],
+    run: RunDirectory,
+    misses: Mapping[str, Mapping[int, str | None]] | None = None,
+) -> None:
+    """Write the pictures as PNG and gallery/gallery.json: those ``chosen`` at random, then the worst ``misses``."""
+    entries: list[dict[str, Any]] = []
+    for why, of_site in (("random", chosen), ("miss", misses or {})):
+        for site in sites:
+            ids = site.manifest.images["image_id"].to_numpy()
+            for k, (row, finding) in enumerate(of_site.get(site.name, {}).items()):
+                file = f"gallery/{site.name}/{k if why == 'random' else f'miss_{k}'}.png"
+                _write_picture(run.root / file, site, row)
+                entries.append(
+                    {
+                        "site": site.name,
+                        "file": file,
+                        "image_id": str(ids[row]),
+                        "finding": finding,
+                        "boxes": _boxes(site.manifest.boxes, str(ids[row]), finding),
+                        "why": why,
+                    }
+                )
+    run.write_json("gallery/gallery.json", entries)
+
+
+def _write_picture(path: Path, site: Site, row: int) -> None:
     from PIL import Image
 
-    entries: list[dict[str, Any]] = []
-    for site in sites:
-        ids = site.manifest.images["image_id"].to_numpy()
-        for k, (row, finding) in enumerate(chosen[site.name].items()):
-            square = site.images(np.array([row]))[0]
-            buffer = io.BytesIO()
-            Image.fromarray(_crop(square, Frame(*site.frames[row]))).save(buffer, "PNG")
-            file = f"gallery/{site.name}/{k}.png"
-            write_atomically(run.root / file, buffer.getvalue())
-            boxes = _boxes(site.manifest.boxes, str(ids[row]), finding)
-            entry = {
-                "site": site.name,
-                "file": file,
-                "image_id": str(ids[row]),
-                "finding": finding,
-                "boxes": boxes,
-            }
-            entries.append(entry)
-    run.write_json("gallery/gallery.json", entries)
+    square = site.images(np.array([row]))[0]
+    buffer = io.BytesIO()
+    Image.fromarray(_crop(square, Frame(*site.frames[row]))).save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def _distance(point: NDArray[np.float64], boxes: NDArray[np.float64]) -> float:
+    """Return how far a point lies from the nearest of the boxes, 0 inside one."""
+    beyond = np.maximum(boxes[:, :2] - point, point - boxes[:, 2:]).clip(min=0)
+    return float(np.hypot(*beyond.T).min())
 
 
 def _boxes(boxes: pd.DataFrame, image_id: str, finding: str | None) -> list[list[float]]:

@@ -88,6 +88,26 @@ class Localized:
         )
 
 
+@dataclass(frozen=True)
+class Erased:
+    """Test films of a site with erased parts: log-odds (S, n, C) of S seeds, NaN where the models were never taught.
+
+    ``ids``, ``patients``, ``erased`` and ``boxes`` (n,): the film, what is erased of it, and whose lesions where that
+    matters; ``targets`` (n, C) of the whole film.
+    """
+
+    odds: NDArray[np.float64]
+    targets: NDArray[np.float64]
+    patients: NDArray[np.int64]
+    ids: NDArray[Any]
+    erased: NDArray[Any]
+    boxes: NDArray[Any]
+
+    def rows(self, erased: str, boxes: str) -> NDArray[np.intp]:
+        """Return the films of which that is erased, in one order for all parts."""
+        return np.flatnonzero((self.erased == erased) & (self.boxes == boxes))
+
+
 class Outcomes:
     """A run's predictions; tables are read once."""
 
@@ -159,6 +179,23 @@ class Outcomes:
     def shuffled(self, keys: Sequence[ModelKey], site: str) -> Maps | None:
         """Return maps of the same models with shuffled weights; None where the run keeps none."""
         return _stacked([self.run.shuffled(key, site) for key in keys])
+
+    def erased(self, keys: Sequence[ModelKey], site: str) -> Erased | None:
+        """Return what the same models say of films with erased parts; None where the run keeps none."""
+        paths = [self.run.erased(key, site) for key in keys]
+        if not all(path.is_file() for path in paths):
+            return None
+        tables = [self._read(path) for path in paths]
+        head, said = tables[0], self.scores(keys, site)
+        row = {image: k for k, image in enumerate(said.ids)}
+        return Erased(
+            np.stack([table[self.study.findings].to_numpy(np.float64) for table in tables]),
+            said.targets[[row[image] for image in head["image_id"]]],
+            head["patient"].to_numpy(np.int64),
+            head["image_id"].to_numpy(),
+            head["erased"].to_numpy(),
+            head["boxes"].fillna("").to_numpy(),
+        )
 
     def _of(self, part: Part) -> RunDirectory:
         return self.run if part == "test" else self.run.validation

@@ -21,12 +21,14 @@ from hilum.study.arms import choose_precision, initial_model, is_trained, model_
 from hilum.study.describe import describe_run, describe_site, images_digest
 from hilum.study.directory import ModelKey, RunDirectory, now
 from hilum.study.divergences import write_divergences
+from hilum.study.erasures import write_erased
 from hilum.study.federations import check_federations
 from hilum.study.figures import Figures
-from hilum.study.gallery import choose_gallery, write_gallery
+from hilum.study.gallery import choose_gallery, choose_misses, write_gallery
 from hilum.study.hospitals import cache_of, load_sites, training_sites
 from hilum.study.kept import require_sound
 from hilum.study.localizer import build_localizer
+from hilum.study.outcomes import Outcomes
 from hilum.study.predictions import held_out, identify, write_predictions, write_shuffled, write_table
 from hilum.study.shared import describe_shared, lacking, load_shared
 from hilum.study.spec import Study, dump_study, parse_study, read_mapping
@@ -231,4 +233,15 @@ def _predict(study: Study, sites: Sequence[Site], keys: Sequence[ModelKey], run:
                 write_predictions(study, key, patients, training, run, precision, into)
                 if into is run:
                     write_shuffled(study, key, patients, run, precision)
+                    write_erased(study, key, patients, training, run, precision)
                 advance(1, str(key.path))
+    if study.evaluation.gallery:
+        arm = "federated" if "federated" in study.arms else study.arms[0]
+        outcomes, lead = Outcomes(study, run), [key for key in keys if key.arm == arm]
+        misses = {s.name: choose_misses(outcomes, _of_site(lead, s.name), s) for s in sites}
+        write_gallery(list(sites), chosen, run, misses)
+
+
+def _of_site(keys: Sequence[ModelKey], site: str) -> list[ModelKey]:
+    """Return the models of one arm that a site would use: a local one of its own, where there is one."""
+    return [key for key in keys if key.arm != "local" or key.model == site]

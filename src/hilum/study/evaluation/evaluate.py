@@ -16,6 +16,7 @@ from hilum.progress import progress
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.evaluation.calibration import calibrate
 from hilum.study.evaluation.comparisons import compare_maps, compare_scores, rank_arms, with_families
+from hilum.study.evaluation.erasing import border_records, lesion_records
 from hilum.study.evaluation.localization import Localization
 from hilum.study.evaluation.tuning import Tuned, tune
 from hilum.study.figures import classify
@@ -59,9 +60,10 @@ def evaluate_run(root: Path, against: Path | None = None, out: Path | None = Non
         "level": LEVEL,
         "groups": tail_groups(positives),
         "training_positives": positives,
+        "erased": any(outcomes.erased(keys, s) is not None for keys in run.groups.values() for s in outcomes.sites),
         "validation": any(outcomes.holds(keys, s, "val") for keys in run.groups.values() for s in outcomes.training),
     }
-    for name in ("thresholds", "classification", "localization", "checks", "calibration"):
+    for name in ("thresholds", "classification", "localization", "checks", "lesions", "borders", "calibration"):
         content[name] = []
     localization = Localization(outcomes)
     with progress("evaluating", len(run.groups) + 1) as advance:
@@ -82,6 +84,12 @@ def evaluate_run(root: Path, against: Path | None = None, out: Path | None = Non
             f"hilum: {outcomes.run.root} keeps nothing of validation patients: maps are cut by Otsu's method, and "
             f"probabilities are not corrected. 'hilum study {outcomes.run.study} --out {outcomes.run.root} --resume' "
             "adds them where the images are.",
+            file=sys.stderr,
+        )
+    if not content["erased"]:
+        print(
+            f"hilum: {outcomes.run.root} keeps no films with erased parts, which tell disease from site. 'hilum study "
+            f"{outcomes.run.study} --out {outcomes.run.root} --resume' adds them where the images are.",
             file=sys.stderr,
         )
     return target.root / NAME
@@ -187,7 +195,12 @@ def _figures(
         ],
     )
     for site in outcomes.sites:
-        found, parts = outcomes.localized(keys, site), {"calibration": calibrate(outcomes, keys, site)}
+        found = outcomes.localized(keys, site)
+        parts = {
+            "calibration": calibrate(outcomes, keys, site),
+            "lesions": lesion_records(outcomes, keys, site),
+            "borders": border_records(outcomes, keys, site),
+        }
         if found is not None:
             shuffled = outcomes.shuffled(keys, site)
             parts["localization"] = localization.figures(found, shuffled, site, tuned)

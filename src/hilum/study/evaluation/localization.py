@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,14 +15,16 @@ from hilum.evaluation.controls import average_box_prior, gaussian_prior, random_
 from hilum.evaluation.detection import DETECTION_FIGURES, detection_statistic
 from hilum.evaluation.localization import (
     Controls,
+    LocalizationEstimate,
     evaluate_detections,
     evaluate_findings,
     evaluate_per_image,
+    evaluate_rodeo,
     measure_controls,
     measure_findings,
 )
 from hilum.evaluation.maps import Boxes, mean_known
-from hilum.localization.components import Threshold, detect
+from hilum.localization.components import Detections, Threshold, detect
 from hilum.randomness import numpy_generator
 from hilum.study.evaluation.tuning import Tuned, counted
 from hilum.study.outcomes import Localized, Maps, Outcomes
@@ -30,6 +32,8 @@ from hilum.study.predictions import GRID
 
 Record = dict[str, Any]
 Floats = NDArray[np.float64]
+Table = dict[str, dict[str, LocalizationEstimate]]
+NO_BOX = np.empty((0, 4))
 
 
 class Localization:
@@ -59,7 +63,8 @@ class Localization:
             **self.options,
         )
         yield from _records(table, blind)
-        yield from _records(self._detections(found, tuned), {})
+        for table in self._detections(found, tuned):
+            yield from _records(table, {})
 
     def checks(self, found: Localized, shuffled: Maps | None) -> Iterator[Record]:
         """Yield whether the maps of a finding on its images depend on the weights, and on the finding."""
@@ -98,29 +103,59 @@ class Localization:
             self._controls[key] = measure_controls(boxes, patients, GRID, threshold, seed=self.options["seed"])
         return self._controls[key]
 
-    def _detections(self, found: Localized, tuned: Mapping[str, Tuned]) -> Any:
+    def _detections(self, found: Localized, tuned: Mapping[str, Tuned]) -> Iterator[Table]:
+        """Yield the tables of ranked detections, and of those that are called."""
         known = np.stack([counted(found, f) for f in found.boxes], axis=1)
-        detections, controls = {}, {}
-        for c, (finding, boxes) in enumerate(found.boxes.items()):
+        detections, blind = {}, {}
+        for c, finding in enumerate(found.boxes):
             cut, scores = tuned[finding].threshold, found.scores[:, :, c]
             detections[finding] = [detect(one[:, c], s, cut) for one, s in zip(found.maps, scores, strict=True)]
-            controls[finding] = self._blind(found, boxes, known[:, c], scores.mean(axis=0), cut)
-        return evaluate_detections(detections, found.boxes, known, found.patients, controls=controls, **self.options)
+            blind[finding] = self._blind(found, finding, scores.mean(axis=0), cut)
+        controls = {
+            f: tuple(_figures(one, found.boxes[f], known[:, c]) for one in blind[f]) for c, f in enumerate(found.boxes)
+        }
+        yield evaluate_detections(detections, found.boxes, known, found.patients, controls=controls, **self.options)
+        calls = np.array([0.5 if np.isnan(tuned[f].call) else tuned[f].call for f in found.boxes])
+
+        def called(every: Mapping[str, Sequence[Detections]], scores: Floats) -> dict[str, Boxes]:
+            asked = known & (scores >= calls)
+            return {
+                f: [one.boxes if yes else NO_BOX for one, yes in zip(every[f], asked[:, c], strict=True)]
+                for c, f in enumerate(every)
+            }
+
+        without = [any(every[k] is None for every in blind.values()) for k in range(3)]
+        yield evaluate_rodeo(
+            [called({f: d[k] for f, d in detections.items()}, s) for k, s in enumerate(found.scores)],
+            found.boxes,
+            found.patients,
+            blind=[
+                None if without[k] else called({f: one[k] or [] for f, one in blind.items()}, found.scores.mean(axis=0))
+                for k in range(3)
+            ],
+            **self.options,
+        )
 
     def _blind(
-        self, found: Localized, boxes: Boxes, known: NDArray[np.bool_], scores: Floats, threshold: Threshold
-    ) -> Controls:
-        """Return what maps that never saw the image detect, with the model's probabilities of each image."""
+        self, found: Localized, finding: str, scores: Floats, threshold: Threshold
+    ) -> tuple[list[Detections] | None, ...]:
+        """Return what maps that never saw the image detect, with the model's probabilities of each image.
+
+        None for the centre prior where there are no boxes of other patients.
+        """
+        boxes, shape = found.boxes[finding], (len(found.ids), *GRID)
         rng = numpy_generator(self.options["seed"], "random maps", "detection")
         alone = len(np.unique(found.patients[[len(np.asarray(b)) > 0 for b in boxes]])) < 2
-        prior = np.zeros((len(boxes), *GRID)) if alone else average_box_prior(boxes, found.patients, GRID)
-        blind = (random_maps(len(boxes), GRID, rng), prior, np.broadcast_to(gaussian_prior(GRID), (len(boxes), *GRID)))
-        figures = [
-            detection_statistic(detect(maps, scores, threshold), boxes)(known[None].astype(float)) for maps in blind
-        ]
-        figures[1] = np.full_like(figures[1], np.nan) if alone else figures[1]
-        first, second, third = (dict(zip(DETECTION_FIGURES, map(float, f[0]), strict=True)) for f in figures)
-        return first, second, third
+        noise, middle = random_maps(len(boxes), GRID, rng), np.broadcast_to(gaussian_prior(GRID), shape)
+        prior = None if alone else detect(average_box_prior(boxes, found.patients, GRID), scores, threshold)
+        return detect(noise, scores, threshold), prior, detect(middle, scores, threshold)
+
+
+def _figures(detections: Sequence[Detections] | None, boxes: Boxes, known: NDArray[np.bool_]) -> dict[str, float]:
+    if detections is None:
+        return dict.fromkeys(DETECTION_FIGURES, float("nan"))
+    values = detection_statistic(detections, boxes)(known[None].astype(float))[0]
+    return dict(zip(DETECTION_FIGURES, map(float, values), strict=True))
 
 
 def _records(table: Mapping[str, Mapping[str, Any]], shuffled: Mapping[str, Mapping[str, float]]) -> Iterator[Record]:

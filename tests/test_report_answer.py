@@ -1,0 +1,127 @@
+"""The answer in words: from the figures alone, whatever they say, and honest about what a run lacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fake_run import write_fake_run
+from hilum.report.answer import Answer, answer, in_words
+from hilum.report.erasing import judge
+from hilum.report.page import render
+from hilum.report.read import read_run
+from hilum.report.results import Figure, Results
+
+
+def answer_of(run: Path) -> Answer:
+    read = read_run(run)
+    found = answer(read, Results(read))
+    assert found is not None
+    return found
+
+
+def text(found: Answer) -> str:
+    return "\n".join([found.short, *(s for _, said in found.evidence for s in said), *found.missing])
+
+
+def change(run: Path, name: str, edit: Any) -> None:
+    content = json.loads((run / name).read_text())
+    edit(content)
+    (run / name).write_text(json.dumps(content))
+
+
+def set_pointing(content: dict[str, Any], low: float) -> None:
+    for record in content["localization"]:
+        record["low"] = low
+
+
+def test_tells_and_finds_on_phantoms(tmp_path: Path) -> None:
+    found = answer_of(write_fake_run(tmp_path))
+    assert found.short.startswith("On phantoms: Yes. The federated model tells 3 of 3 findings")
+    assert "Pneumonia (told at north, children and valley, found at north)" in found.short
+    assert "say nothing about patients" in text(found)
+    assert "Not evaluated" in text(found)
+
+
+def test_maps_that_do_not_beat_a_control_find_nothing(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path, data="real")
+    change(run, "metrics.json", lambda c: set_pointing(c, 0.1))
+    found = answer_of(run)
+    assert found.short.startswith("Not shown.")
+    failed = dict(found.evidence)["Where localization fails"]
+    assert [s.partition(":")[0] for s in failed] == ["Pneumonia at north", "Tuberculosis at harbour"]
+    assert "phantom" not in text(found)
+
+
+def test_differences_are_better_worse_or_equal_within() -> None:
+    assert in_words(Figure(0.05, 0.02, 0.08)).startswith("better (+0.050")
+    assert in_words(Figure(-0.05, -0.08, -0.02)).startswith("worse (−0.050")
+    assert in_words(Figure(0.01, -0.01, 0.03)).startswith("equal within ±0.030")
+    assert in_words(Figure(0.01)).startswith("too few to tell")
+    assert in_words(Figure(reason="no label")) == "no label"
+
+
+def test_every_arm_is_compared_site_by_site(tmp_path: Path) -> None:
+    evidence = dict(answer_of(write_fake_run(tmp_path)).evidence)
+    assert "north worse (−0.016" in evidence["Federated against pooled"][0]
+    assert "north equal within ±0.050" in evidence["Federated against local"][0]
+    assert any(s.startswith("Single findings worse:") for s in evidence["Federated against pooled"])
+
+
+def test_says_what_is_missing(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path, seeds=1)
+
+    def poor(content: dict[str, Any]) -> None:
+        content["localization"] = []
+
+    change(run, "metrics.json", poor)
+    change(run, "run.json", lambda c: c.update(arms=["federated"]))
+    found = answer_of(run)
+    assert found.short.startswith("On phantoms: Half answered")
+    for said in ("No local arm", "No pooled arm", "One seed", "No boxes"):
+        assert any(line.startswith(said) for line in found.missing), said
+    change(run, "run.json", lambda c: c.update(arms=["local"]))
+    read = read_run(run)
+    assert answer(read, Results(read)) is None
+    assert 'id="answer"' not in render(read)
+
+
+LESIONS = {"n": 40, "low": 0.2, "high": 0.9}
+BORDER = {"whole": 0.9, "whole_low": 0.85, "value": 0.55, "low": 0.45, "negatives_of": "own"}
+
+
+@pytest.mark.parametrize(
+    ("lesions", "border", "word"),
+    [
+        (LESIONS, BORDER, "disease"),
+        (LESIONS, BORDER | {"value": 0.6, "low": 0.52}, "disease, partly border"),
+        (LESIONS, BORDER | {"value": 0.8, "low": 0.7}, "disease and border"),
+        (LESIONS | {"low": -0.1}, BORDER | {"value": 0.8, "low": 0.7, "negatives_of": "others"}, "site"),
+        (None, BORDER | {"value": 0.8, "low": 0.7}, "border"),
+        (None, BORDER, "not the border"),
+        (LESIONS | {"low": -0.1}, BORDER, "open"),
+        (LESIONS | {"n": 4}, None, "not known"),
+        (None, BORDER | {"low": None}, "not known"),
+    ],
+)
+def test_disease_or_site(lesions: dict[str, Any] | None, border: dict[str, Any] | None, word: str) -> None:
+    verdict = judge(lesions, border)
+    assert verdict.word == word
+    assert verdict.text.startswith(f"{word}: ")
+
+
+def test_a_class_of_few_images_is_told(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path)
+
+    def few(content: dict[str, Any]) -> None:
+        for record in content["classification"]:
+            if record["site"] == "south" and record["finding"] in ("Tuberculosis", "macro"):
+                record |= {"low": None, "high": None, "positives": record["n"] - 1}
+
+    change(run, "metrics.json", few)
+    page = render(read_run(run))
+    assert "too few: 1 negative" in page
+    assert "Too few images of a class to say: Tuberculosis at south." in text(answer_of(run))
