@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import hospitals
 from hilum.models import BACKBONES, NECKS, POOLINGS
@@ -68,6 +69,12 @@ def test_conta_trains_under_every_kind_of_strategy_and_makes_maps(
         state = load_state(tmp_path / "run" / "models" / "seed_0" / arm / arm / "model.safetensors")
         assert float(state["neck.mask_counts"].sum()) > 0, arm
         assert bool(state["neck.mask_sums"].isfinite().all()), arm
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)).save(tmp_path / "film.png")
+    outcome = hospitals.hilum("predict", tmp_path / "run", tmp_path / "film.png", "--out", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    with np.load(tmp_path / "out/masks/film.npz") as masks, np.load(tmp_path / "out/maps/film.npz") as maps:
+        assert {name: masks[name].shape for name in masks} == {name: maps[name].shape for name in maps}
+        assert all(np.array_equal(masks[name], maps[name]) for name in masks)  # the localizer is 'masks'
 
 
 def test_maps_made_after_the_fact_are_written_like_the_models_own(

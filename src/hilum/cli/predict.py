@@ -43,7 +43,7 @@ def predict(
     in a DICOM header had it turned for the models. Where several images have one stem, the first keeps it and the
     others get <stem>-2, <stem>-3, and so on; OUT/maps/index.csv says which map is whose, in the columns 'image'
     and 'map'. DICOM that is a lateral view is left out with a message. A finding that the models were never taught
-    has a blank column, no map and no box.
+    has a blank column, no map and no box. OUT/masks holds the masks of models that segment (model.neck: conta).
 
     Writes OUT/boxes.csv: the columns image, finding, score, x0, y0, x1, y1, a row for each connected part of a map,
     in px of the image as the file stores it. Maps are cut where 'hilum evaluate RUN' found it best on validation

@@ -34,7 +34,7 @@ from hilum.study.predictions import GRID
 from hilum.study.run import load_run_study
 from hilum.study.spec import Study
 from hilum.study.voices import Adjust, Voice, adapt, chosen_models, taught_findings, voices_of
-from hilum.training.inference import infer
+from hilum.training.inference import Inferred, infer
 from hilum.training.loop import MOMENT_IMAGES
 from hilum.training.state import write_atomically
 
@@ -86,11 +86,11 @@ def predict_paths(
     With several seeds, probabilities and maps are the mean over their models; ``adjust``: of ``voices_of``. A
     finding that they saw no label of has a blank column, no map and no box. Maps are [h, w] float16 in [0, 1],
     longest side ``MAP_SIDE``, and cover the whole image as its file stores it, also where it was turned for the
-    models; boxes, in px, lie on it too. Boxes are those of the (mean) map on the grid of ``hilum evaluate``, cut
-    and scored by what that has tuned over all seeds. A lateral view is always left out, an unreadable image with
-    ``on_error`` 'leave_out'. An image's map has its stem; of several images of one stem the first keeps it and the
-    others get '<stem>-2', '<stem>-3', … that are nobody's stem. Raises ``RunError``, ``StudyError``, ``DataError``
-    and ``ImageError``.
+    models; boxes, in px, lie on it too, and so do masks/, like maps/, of models that segment. Boxes are those of the
+    (mean) map on the grid of ``hilum evaluate``, cut and scored by what that has tuned over all seeds. A lateral view
+    is always left out, an unreadable image with ``on_error`` 'leave_out'. An image's map has its stem; of several
+    images of one stem the first keeps it and the others get '<stem>-2', '<stem>-3', … that are nobody's stem. Raises
+    ``RunError``, ``StudyError``, ``DataError`` and ``ImageError``.
     """
     run = RunDirectory(run_root)
     study = load_run_study(run)
@@ -122,11 +122,14 @@ def predict_paths(
         files = list(radiographs)
         for start in range(0, len(files), BATCH):
             part = files[start : start + BATCH]
-            probabilities, cells = _infer(voices, [radiographs[f] for f in part], precision, study)
-            for file, p, c in zip(part, probabilities, cells, strict=True):
-                said, film = {f: float(p[k]) for f, k in findings.items()}, radiographs[file]
+            found = _infer(voices, [radiographs[f] for f in part], precision, study)
+            for k, file in enumerate(part):
+                p, c = found.probabilities[k], found.maps[k]
+                said, film = {f: float(p[column]) for f, column in findings.items()}, radiographs[file]
                 rows.append({"image": file, **said})
                 _write_map(out / "maps" / f"{names[file]}.npz", film, c, findings, study)
+                if found.masks is not None:
+                    _write_map(out / "masks" / f"{names[file]}.npz", film, found.masks[k], findings, study)
                 heat = _maps_as_stored(film, c, GRID, findings, study)
                 boxes += boxes_of(file, heat, said, film.stored_shape, tuned)
             advance(len(part))
@@ -192,15 +195,18 @@ def _frontal(data: bytes) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     return film.exposed(), film.turned
 
 
-def _infer(
-    voices: Sequence[Voice], radiographs: Sequence[Radiograph], precision: str, study: Study
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _infer(voices: Sequence[Voice], radiographs: Sequence[Radiograph], precision: str, study: Study) -> Inferred:
     images = _pixels(radiographs)
     localize, flip = build_localizer(study), study.evaluation.flip
     inferred = [infer(voice.model, [images], precision, flip, localize) for voice in voices]
     weights = np.stack([voice.weights for voice in voices])
     probabilities, maps = np.stack([i.probabilities for i in inferred]), np.stack([i.maps for i in inferred])
-    return np.einsum("vnc,vc->nc", probabilities, weights), np.einsum("vnchw,vc->nchw", maps, weights)
+    masks = [i.masks for i in inferred if i.masks is not None]
+    return Inferred(
+        np.einsum("vnc,vc->nc", probabilities, weights),
+        np.einsum("vnchw,vc->nchw", maps, weights),
+        np.einsum("vnchw,vc->nchw", np.stack(masks), weights) if masks else None,
+    )
 
 
 def _pixels(radiographs: Sequence[Radiograph]) -> Tensor:
