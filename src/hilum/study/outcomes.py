@@ -194,7 +194,7 @@ class Outcomes:
             head["patient"].to_numpy(np.int64),
             head["image_id"].to_numpy(),
             head["erased"].to_numpy(),
-            head["boxes"].fillna("").to_numpy(),
+            head["boxes"].astype(object).fillna("").to_numpy(),
         )
 
     def _of(self, part: Part) -> RunDirectory:
