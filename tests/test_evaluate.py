@@ -103,7 +103,18 @@ def test_maps_are_measured_on_images_with_boxes(run: Path, content: dict[str, An
 
 def test_detections_count_negative_images(content: dict[str, Any]) -> None:
     names = {r["metric"] for r in content["localization"]}
-    assert {"ap@0.3", "ap@0.5", "froc", "froc@0.125", "froc@8", "iou_called", "iobb>0.7", "false_boxes@0.1"} <= names
+    assert {
+        "ap@0.3",
+        "ap@0.5",
+        "rodeo",
+        "rodeo_shape",
+        "froc",
+        "froc@0.125",
+        "froc@8",
+        "iou_called",
+        "iobb>0.7",
+        "false_boxes@0.1",
+    } <= names
     for site in ("north", "south", "east"):
         rates = [
             of(content["localization"], arm="pooled", site=site, finding="Nodule", metric=f"froc@{r}")["value"]
@@ -118,6 +129,36 @@ def test_checks_of_maps(content: dict[str, Any]) -> None:
     assert {r["check"] for r in content["checks"]} == {"shuffled", "other_findings", "same_peak"}
     assert {r["finding"] for r in content["checks"]} == {"Nodule"}
     assert all(-1 <= r["value"] <= 1 for r in content["checks"] if r["value"] is not None)
+
+
+def test_disease_or_site_is_told_for_what_a_site_would_use(run: Path, content: dict[str, Any]) -> None:
+    erased = pd.read_csv(run / "erased/seed_0/pooled/pooled/east.csv", keep_default_na=False)
+    other = pd.read_csv(run / "erased/seed_1/pooled/pooled/east.csv", keep_default_na=False)
+    parts = [
+        np.mean([t.loc[(t["erased"] == p) & (t["boxes"] == "Nodule"), "Nodule"].astype(float) for t in (erased, other)])
+        for p in ("nothing", "lesions", "control")
+    ]
+    record = of(content["lesions"], arm="pooled", site="east", finding="Nodule")
+    assert record["lesions"] == pytest.approx(parts[0] - parts[1], rel=1e-3, abs=1e-4)
+    assert record["value"] == pytest.approx(parts[2] - parts[1], rel=1e-3, abs=1e-4)
+    assert {(r["site"], r["model"]) for r in content["borders"] if r["arm"] == "local"} == {
+        ("north", "north"), ("south", "south")
+    }  # fmt: skip
+    assert content["erased"]
+    assert "Disease or site?:" in (run / "printed").read_text()
+    assert 'id="erased"' in (run / "report.html").read_text()
+    assert 'id="answer"' in (run / "report.html").read_text()
+
+
+def test_an_older_run_is_evaluated_without_erased_films(run: Path, tmp_path: Path) -> None:
+    other = copy(run, tmp_path / "run", "federated")
+    shutil.rmtree(other / "erased")
+    outcome = hospitals.hilum("evaluate", other)
+    assert outcome.status == 0, outcome.err
+    assert "keeps no films with erased parts" in outcome.err
+    found = hospitals.json_of(other / "evaluation.json")
+    assert (found["erased"], found["lesions"], found["borders"]) == (False, [], [])
+    assert "keeps no films with erased parts" in (other / "report.html").read_text()
 
 
 def test_differences_between_arms_are_corrected_as_a_family(run: Path, content: dict[str, Any]) -> None:
@@ -232,7 +273,7 @@ def itself(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_against_itself_differs_in_nothing(itself: Path) -> None:
     found = hospitals.json_of(itself)["differences"]
     assert {r["metric"] for r in found} >= {"auroc", "average_precision", "pointing_game", "iou", "pixel_auprc"}
-    assert {(r["value"], r["low"], r["high"]) for r in found if r["value"] is not None} == {(0, 0, 0)}
+    assert {(r["value"], r["low"], r["high"]) for r in found if r["value"] is not None} == {(0, 0, 0), (0, None, None)}
     assert {r["p"] for r in found if r["metric"] in ("auroc", "average_precision")} <= {1, None}
 
 
@@ -331,7 +372,8 @@ def test_keys_are_those_of_the_reference(content: dict[str, Any], itself: Path) 
     found = content | {k: hospitals.json_of(itself)[k] for k in ("against", "differences")}
     assert set(found) == set(keys_of("evaluation.json"))
     optional = {"reliability", "slope", "intercept", "p_delong", "positives"}
-    for name in ("thresholds", "classification", "localization", "checks", "calibration", "comparisons", "ranks"):
+    names = ("thresholds", "classification", "localization", "checks", "lesions", "borders", "calibration")
+    for name in (*names, "comparisons", "ranks"):
         for record in found[name]:
             assert (
                 set(keys_of(f"evaluation.json: {name}")) - optional

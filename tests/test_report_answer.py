@@ -125,3 +125,16 @@ def test_a_class_of_few_images_is_told(tmp_path: Path) -> None:
     page = render(read_run(run))
     assert "too few: 1 negative" in page
     assert "Too few images of a class to say: Tuberculosis at south." in text(answer_of(run))
+
+
+def test_worst_misses_are_shown_apart(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path)
+    assert "Worst misses" not in render(read_run(run))
+
+    def missed(content: list[dict[str, Any]]) -> None:
+        content[-1]["why"] = next(e for e in content if e["finding"])["why"] = "miss"
+
+    change(run, "gallery/gallery.json", missed)
+    random, _, misses = render(read_run(run)).partition("<h3>Worst misses</h3>")
+    before = random[random.index('<section id="gallery">') :].count('<figure class="row">')
+    assert (before, misses.count('<figure class="row">')) == (5, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from hilum.evaluation.maps import pointing_game
 from hilum.models.classifier import build_model
 from hilum.models.shuffle import shuffle_weights
 from hilum.study.predictions import GRID, NEGATIVES
@@ -84,3 +86,46 @@ def test_shuffling_keeps_the_values_of_every_tensor_and_nothing_of_their_order()
     assert not any(torch.equal(t, after[n]) for n, t in before.items() if t.dim() == 4)
     assert all(torch.equal(t, again.state_dict()[n]) for n, t in after.items())
     assert not torch.equal(after["head.weight"], other.state_dict()["head.weight"])
+
+
+def erased_of(run: Path, site: str, model: str = MODEL) -> pd.DataFrame:
+    table = pd.read_csv(run / "erased" / model / f"{site}.csv")
+    return table.assign(boxes=table["boxes"].astype(object).fillna(""))
+
+
+def test_films_with_erased_parts_are_kept(tiny_run: Path) -> None:
+    for site in ("north", "south", "east"):
+        table = erased_of(tiny_run, site)
+        test = of_split(tiny_run, site, "test")
+        for part in ("nothing", "middle"):
+            kept = table[(table["erased"] == part) & (table["boxes"] == "")]
+            assert sorted(kept["image_id"]) == sorted(test)
+        boxed = pd.read_csv(tiny_run / "boxes" / f"{site}.csv")["image_id"].unique()
+        of_finding = table[table["boxes"] == "Nodule"].groupby("erased")
+        parts = {part: rows.reset_index(drop=True) for part, rows in of_finding}
+        assert set(parts) == {"nothing", "lesions", "control"}
+        names = [part["image_id"].tolist() for part in parts.values()]
+        assert names[0] == names[1] == names[2]
+        assert set(names[0]) <= set(boxed)
+        assert (parts["lesions"]["Nodule"] != parts["control"]["Nodule"]).any()
+    local = erased_of(tiny_run, "north", "seed_0/local/south")
+    assert local["Effusion"].isna().all()
+    assert set(local["erased"]) == {"nothing", "middle"}
+
+
+def test_log_odds_of_whole_films_are_those_of_the_predictions(tiny_run: Path) -> None:
+    table = erased_of(tiny_run, "east")
+    whole = table[(table["erased"] == "nothing") & (table["boxes"] == "")].set_index("image_id")["Nodule"]
+    said = pd.read_csv(tiny_run / "predictions" / MODEL / "east.csv").set_index("image_id")["Nodule"]
+    np.testing.assert_allclose(1 / (1 + np.exp(-whole.loc[said.index])), said, rtol=1e-4)
+
+
+def test_the_worst_misses_are_kept_for_the_gallery(tiny_run: Path) -> None:
+    entries = json.loads((tiny_run / "gallery/gallery.json").read_text())
+    assert {e["why"] for e in entries} == {"random", "miss"}
+    for entry in (e for e in entries if e["why"] == "miss"):
+        assert (tiny_run / entry["file"]).is_file()
+        with np.load(tiny_run / "maps" / MODEL / f"{entry['site']}.npz") as stored:
+            row = stored["image_id"].tolist().index(entry["image_id"])
+            heat = stored["maps"][row, 0].astype(float)[None]
+        assert pointing_game(heat, [np.array(entry["boxes"])])[0] == 0

@@ -20,11 +20,11 @@ def evaluate(
     """Measure what the models of a run say of test patients: which findings, where, and how sure.
 
     Computes from the tables and maps in RUN, without images: average precision and AUROC, also of head, medium and
-    tail findings; pointing game, boxes and masks of the maps, average precision and FROC of detections, each beside
-    maps that never saw the image and maps of shuffled weights; calibration; differences between arms with corrected
-    p values. Thresholds and corrections are fitted on validation patients. Writes evaluation.json and, where that is
-    in RUN, the report again. With --against, differences to another run, patient by patient. What every figure
-    means: docs/reference/metrics.md.
+    tail findings; pointing game, boxes and masks of the maps, average precision, FROC and RoDeO of detections, each
+    beside maps that never saw the image and maps of shuffled weights; disease or site, from films with erased parts;
+    calibration; differences between arms with corrected p values. Thresholds and corrections are fitted on validation
+    patients. Writes evaluation.json and, where that is in RUN, the report again. With --against, differences to
+    another run, patient by patient. What every figure means: docs/reference/metrics.md.
     """
     from hilum.report import write_report
     from hilum.report.evaluation import evaluation_table

@@ -156,7 +156,7 @@ def evaluate_rodeo(
     boxes: Mapping[str, Boxes],
     patients: ArrayLike,
     *,
-    blind: Sequence[Mapping[str, Boxes] | None] = (),
+    blind: Sequence[Mapping[str, Boxes]] = (),
     resamples: int = 1000,
     seed: int = 0,
     level: float = LEVEL,
@@ -164,7 +164,7 @@ def evaluate_rodeo(
     """Return the ``RODEO_FIGURES`` of each finding, and under ``'macro'`` of all boxes at once, as the paper has them.
 
     ``predicted``: what each of S seeds predicts in N images, by finding; ``boxes`` of the same findings; ``blind``:
-    what the three controls predict, None for one that there is not. Raises ``DataError``.
+    what the three controls predict; a finding that a control lacks has no figure of it. Raises ``DataError``.
     """
     counts = [rodeo_counts(one, boxes) for one in predicted]
     flat = len(RODEO_FIGURES) * (len(boxes) + 1)
@@ -174,9 +174,15 @@ def evaluate_rodeo(
         resamples,
         seed,
     )
-    absent = np.full((len(RODEO_FIGURES), len(boxes) + 1), np.nan)
-    controls = [absent if one is None else rodeo_counts(one, boxes).figures()[0] for one in blind]
-    beside = np.stack([*controls, *[absent] * (3 - len(controls))])
+    beside = np.full((3, len(RODEO_FIGURES), len(boxes) + 1), np.nan)
+    for k, one in enumerate(blind):
+        held = [c for c, f in enumerate(boxes) if f in one]
+        if held:
+            nothing = [np.empty((0, 4))] * len(np.asarray(patients))
+            columns = [*held, len(boxes)]
+            beside[k][:, columns] = rodeo_counts({f: one.get(f, nothing) for f in boxes}, boxes).figures()[0][
+                :, columns
+            ]
     shown = [sum(len(np.asarray(b)) > 0 for b in one) for one in boxes.values()]
     table: dict[str, dict[str, LocalizationEstimate]] = {name: {} for name in (*boxes, MACRO)}
     for k, figure in enumerate(RODEO_FIGURES):

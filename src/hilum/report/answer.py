@@ -229,7 +229,9 @@ def _failures(run: RunDirectory, rows: list[Row]) -> list[str]:
         parts = [text for record in group if (text := _beaten(record))]
         if parts:
             said.append(f"{_name(finding)} at {site}: {'; '.join(parts)}.")
-    if records and not said:
+    if said:
+        return ["Not shown to be above the best of the controls:", *said]
+    if records:
         said.append(f"Nowhere: {listing(list(BOX_FIGURES.values()))} are above every control, with their intervals.")
     return said
 
@@ -243,7 +245,7 @@ def _beaten(record: Record) -> str:
     if best is None or record["low"] > controls[best]:
         return ""
     value = score(record["value"], record["low"], record["high"])
-    return f"{BOX_FIGURES[record['metric']]} {value} is not shown to be above that of {best} ({score(controls[best])})"
+    return f"{BOX_FIGURES[record['metric']]} {value} against {score(controls[best])} of {best}"
 
 
 def _verdicts(run: RunDirectory) -> list[str]:

@@ -118,21 +118,18 @@ class Localization:
         calls = np.array([0.5 if np.isnan(tuned[f].call) else tuned[f].call for f in found.boxes])
 
         def called(every: Mapping[str, Sequence[Detections]], scores: Floats) -> dict[str, Boxes]:
-            asked = known & (scores >= calls)
+            asked = dict(zip(found.boxes, (known & (scores >= calls)).T, strict=True))
             return {
-                f: [one.boxes if yes else NO_BOX for one, yes in zip(every[f], asked[:, c], strict=True)]
-                for c, f in enumerate(every)
+                f: [one.boxes if yes else NO_BOX for one, yes in zip(each, asked[f], strict=True)]
+                for f, each in every.items()
             }
 
-        without = [any(every[k] is None for every in blind.values()) for k in range(3)]
+        mean = found.scores.mean(axis=0)
         yield evaluate_rodeo(
             [called({f: d[k] for f, d in detections.items()}, s) for k, s in enumerate(found.scores)],
             found.boxes,
             found.patients,
-            blind=[
-                None if without[k] else called({f: one[k] or [] for f, one in blind.items()}, found.scores.mean(axis=0))
-                for k in range(3)
-            ],
+            blind=[called({f: one for f, b in blind.items() if (one := b[k]) is not None}, mean) for k in range(3)],
             **self.options,
         )
 
