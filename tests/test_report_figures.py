@@ -204,7 +204,9 @@ def test_left_out_is_counted(run: RunDirectory) -> None:
 
 
 def test_gallery_points_and_hits_as_the_evaluation_does(run: RunDirectory) -> None:
-    for one, row in zip(heatmaps.Gallery(run).chosen, heatmaps.Gallery(run).rows(), strict=True):
+    for one, row in zip(
+        heatmaps.Gallery(run).chosen, heatmaps.Gallery(run).rows(heatmaps.Gallery(run).chosen), strict=True
+    ):
         for tile in row.tiles:
             heat = run.maps(tile.arm, tile.model, one.site)[one.image_id, str(one.finding)]
             assert tile.point == tuple(hottest_points(heat[None])[0])

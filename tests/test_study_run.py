@@ -20,6 +20,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import hospitals
 from hilum.errors import RunError
+from hilum.evaluation.bootstrap import FEWEST_OF_CLASS
 from hilum.study import predictions
 from hilum.study import run as study_run
 from hilum.study.directory import ModelKey, RunDirectory
@@ -190,7 +191,7 @@ def test_the_macro_over_sites_is_the_mean_of_the_sites_that_train(tiny_run: Path
             macro = records(tiny_run, site="macro", **one)[0]
             assert macro["value"] == pytest.approx(np.mean(values))
             assert macro["n"] == sum(part["n"] for part in parts if part["value"] is not None)
-            assert macro["low"] < macro["value"] < macro["high"]
+            assert macro["low"] is None  # four positives a site
 
 
 # Arms, seeds, sites
@@ -275,7 +276,8 @@ def test_figures_agree_with_sklearn_on_the_tables(model: str, tiny_run: Path) ->
                     checked += 1
                     expected = of(labels.loc[known, finding], scores.loc[known, finding])
                     assert record["value"] == pytest.approx(expected)
-                    assert record["low"] <= record["value"] <= record["high"]
+                    few = labels.loc[known, finding].value_counts().min() < FEWEST_OF_CLASS
+                    assert record["low"] is None if few else record["low"] <= record["value"] <= record["high"]
     assert checked == 10
 
 
