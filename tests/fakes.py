@@ -38,10 +38,15 @@ class FakeSite:
     stored: NDArray[np.uint8]
     targets: NDArray[np.float32]
     split: NDArray[np.str_]
+    of_patients: NDArray[np.int64] | None = None
 
     @property
     def findings(self) -> tuple[str, ...]:
         return ("Mass", "Nodule", "Effusion")[: self.targets.shape[1]]
+
+    @property
+    def patients(self) -> NDArray[np.int64]:
+        return np.arange(len(self.targets)) if self.of_patients is None else self.of_patients
 
     @property
     def pixels(self) -> Any:

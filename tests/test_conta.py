@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from hilum.federation.strategies.fedavg import FedAvg
 from hilum.localization.localizers.masks import Masks
 from hilum.models.classifier import LocalizingClassifier, build_model
 from hilum.models.neck.conta import LEAST, Conta
+from hilum.models.shuffle import shuffle_weights
 from hilum.study.spec import parse_study
+from hilum.training import loop
 from hilum.training.state import State, copy_state
 
 SUMS = ("neck.mask_sums", "neck.mask_counts")
@@ -70,13 +73,32 @@ def confounders(state: State) -> Tensor:
     return model.neck.confounders()
 
 
-def test_no_sum_of_few_images_leaves_a_site() -> None:
+def test_no_sum_of_few_patients_leaves_a_site() -> None:
     few = fake_site("a", train=40, size=32)
     few.targets[:40] = [0, 0]
     few.targets[: LEAST - 1, 0] = 1
     few.targets[:LEAST, 1] = 1
-    counts = fitted(few)["neck.mask_counts"]
-    assert counts.tolist() == [0, LEAST]
+    assert fitted(few)["neck.mask_counts"].tolist() == [0, LEAST]
+    one = replace(few, of_patients=np.repeat(np.arange(22), 2))
+    assert fitted(one)["neck.mask_counts"].tolist() == [0, 0]
+
+
+def test_a_rare_finding_is_counted_as_well_as_a_common_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MOMENT_IMAGES", 12)
+    rare = fake_site("a", train=100, size=32)
+    rare.targets[:100] = [1, 0]
+    rare.targets[80:91] = [0, 1]
+    assert fitted(rare)["neck.mask_counts"].tolist() == [12, 11]
+
+
+def test_shuffled_weights_keep_the_sums() -> None:
+    model = build()
+    model.load_state_dict(fitted(site("a", 1)))
+    before = copy_state(model)
+    shuffle_weights(model, 0)
+    after = copy_state(model)
+    assert all(torch.equal(before[name], after[name]) for name in SUMS)
+    assert not torch.equal(before["head.weight"], after["head.weight"])
 
 
 def test_sums_are_counted_when_an_iteration_begins_and_else_handed_on() -> None:
@@ -139,7 +161,7 @@ def test_masks_may_be_the_maps_of_a_study_of_conta_alone() -> None:
     assert torch.equal(Masks()(model, images), model(images).masks)
     content = {"name": "x", "findings": ["Mass"], "sites": {"a": {"database": "folder", "root": "a"}}}
     content |= {"evaluation": {"localizer": "masks"}}
-    with pytest.raises(StudyError, match=r"expected model\.neck conta for .* masks; found none"):
+    with pytest.raises(StudyError, match=r"expected a model\.neck that segments, such as conta, .* found none"):
         parse_study(content, "study.yaml")
     parse_study(content | {"model": {"neck": "conta"}}, "study.yaml")
 

@@ -36,7 +36,7 @@ SITES = (fake_site("a", size=32), fake_site("b", size=32, unknown=[1], seed=1))
 def test_a_federated_round_trains_and_averages_every_tensor(
     backbone: str, neck: str, pooling: str, tmp_path: Path
 ) -> None:
-    if backbone in ("densenet121", "resnet") and find_spec("monai") is None:
+    if {backbone, neck} & {"densenet121", "resnet", "conta"} and find_spec("monai") is None:
         pytest.skip("needs MONAI: pip install 'hilum[monai]'")
     options = {"name": backbone, **SMALL.get(backbone, {})}
     model = build_model(options, {"name": pooling}, 2, 0, {"name": neck})

@@ -19,7 +19,7 @@ from hilum.study.localizer import build_localizer
 from hilum.study.spec import load_study
 from hilum.training.state import load_state
 
-WITH_MONAI = ("densenet121", "resnet")
+WITH_MONAI = ("densenet121", "resnet", "conta")
 LOCALIZER = "saliency" if find_spec("monai") is None else "grad_cam"
 SHORT = ("arms=[federated]", "seeds=[0]", "training.rounds=1", "training.updates=1")
 TOGETHER = (
@@ -53,7 +53,7 @@ def test_conta_trains_under_every_kind_of_strategy_and_makes_maps(
 ) -> None:
     pytest.importorskip("monai")
     monkeypatch.setattr(conta, "LEAST", 1)
-    kinds = ("scaffold", "fedadam", "fednova", "fedrep", "ditto", "ciil")
+    kinds = ("scaffold", "fedadam", "fednova", "fedrep", "ditto", "ciil", "surgical")
     others = ", ".join(f"{name}: {{strategy: {name}}}" for name in kinds)
     outcome = study_with(
         tiny_study,
@@ -69,6 +69,9 @@ def test_conta_trains_under_every_kind_of_strategy_and_makes_maps(
         state = load_state(tmp_path / "run" / "models" / "seed_0" / arm / arm / "model.safetensors")
         assert float(state["neck.mask_counts"].sum()) > 0, arm
         assert bool(state["neck.mask_sums"].isfinite().all()), arm
+    own = load_state(tmp_path / "run/models/seed_0/ditto/ditto/site_north.safetensors")
+    assert "neck.join.weight" in own
+    assert not any("mask_sums" in name or "mask_counts" in name for name in own)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)).save(tmp_path / "film.png")
     outcome = hospitals.hilum("predict", tmp_path / "run", tmp_path / "film.png", "--out", tmp_path / "out")
     assert outcome.status == 0, outcome.err

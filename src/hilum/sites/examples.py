@@ -46,6 +46,24 @@ class Examples:
         """Count positive labels: (sources, C)."""
         return np.stack([np.rint(np.nansum(site.targets[rows], 0)).astype(np.int64) for site, rows in self.sources])
 
+    def patients(self) -> NDArray[np.int64]:
+        """Count patients with a positive label: (sources, C)."""
+        return np.stack(
+            [
+                [len(np.unique(site.patients[rows[shown]])) for shown in (site.targets[rows] >= 0.5).T]
+                for site, rows in self.sources
+            ]
+        )
+
+    def showing(self, limit: int) -> Examples:
+        """Return the images that show a finding: of each source and finding at most ``limit``, evenly spread."""
+        chosen = []
+        for site, rows in self.sources:
+            shown = [np.flatnonzero(column) for column in (site.targets[rows] >= 0.5).T]
+            spread = [p[np.linspace(0, len(p) - 1, min(limit, len(p))).astype(np.int64)] for p in shown]
+            chosen.append((site, rows[np.unique(np.concatenate(spread))]))
+        return Examples(tuple((site, rows) for site, rows in chosen if len(rows)))
+
     def batch(self, source: NDArray[np.int64], position: NDArray[np.int64]) -> Batch:
         """Return the batch of (source, position in its rows) pairs."""
         size = self.sources[0][0].pixels.pixels.shape[1]

@@ -200,8 +200,11 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _masks_are_made(self) -> Study:
-        if self.evaluation.localizer.name == "masks" and self.model.neck.name != "conta":
-            raise ValueError(f"expected model.neck conta for evaluation.localizer masks; found {self.model.neck.name}")
+        if self.evaluation.localizer.name == "masks" and not NECKS.load(self.model.neck.name).segments:
+            raise ValueError(
+                "expected a model.neck that segments, such as conta, for evaluation.localizer masks; "
+                f"found {self.model.neck.name}"
+            )
         return self
 
     @field_validator("federations")

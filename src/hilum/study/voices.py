@@ -15,7 +15,7 @@ from hilum.models.classifier import LocalizingClassifier
 from hilum.study.arms import WEIGHTS, is_trained, load_model, own_file
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.spec import Study
-from hilum.training.loop import estimate_norm_stats
+from hilum.training.loop import estimate_norm_stats, trained_norms
 from hilum.training.state import load_facts
 
 Adjust = Literal["none", "sites", "images"]
@@ -94,16 +94,19 @@ def voices_of(
     return [Voice(load_model(study, run, key, name), weight) for key in keys for name, weight in speaking.items()]
 
 
-def adapt(voices: Sequence[Voice], images: Tensor, precision: str) -> None:
+def adapt(voices: Sequence[Voice], images: Tensor, precision: str, frozen: bool) -> None:
     """Set the normalization statistics of every model to those of images (N, 1, S, S) of one hospital, without labels.
 
-    AdaBN (Li et al. 2018). Raises ``StudyError`` for fewer than ``LEAST_IMAGES`` images.
+    AdaBN (Li et al. 2018). Raises ``StudyError`` for fewer than ``LEAST_IMAGES`` images, and for models whose
+    statistics are frozen.
     """
     if len(images) < LEAST_IMAGES:
         raise StudyError(
             f"Expected {LEAST_IMAGES} images or more of one hospital, for --adjust images; found {len(images)}. "
             "Leave --adjust out."
         )
+    if frozen or not all(trained_norms(voice.model) for voice in voices):
+        raise StudyError("Expected statistics that training moves, for --adjust images; they are frozen. Leave it out.")
     for voice in voices:
         estimate_norm_stats(voice.model, images.split(ADAPT_BATCH), precision)
 

@@ -243,18 +243,22 @@ class LocalTrainer:
         return FeatureMoments.of(features)
 
     def _sums(self) -> State:
-        """Return the sums of the model's neck over this participant's training images, of ``MOMENT_IMAGES`` a source.
+        """Return the sums of the model's neck over training images that show a finding, under the weights it holds.
 
-        They follow from the weights that the model holds now.
+        Of each source and finding at most ``MOMENT_IMAGES`` images.
         """
-        neck, total = self.model.neck, dict[str, Tensor]()
+        neck, examples = self.model.neck, self.train_examples.showing(MOMENT_IMAGES)
+        total = {name: torch.zeros_like(neck.get_buffer(name), device="cpu") for name in neck.sums}
+        patients = torch.zeros(self.train_examples.known().shape[1])
         self.model.eval()
         with torch.no_grad():
-            for batch in self.train_examples.chunks(4 * self.plan.batch, MOMENT_IMAGES):
+            for batch in examples.chunks(4 * self.plan.batch):
                 masks = self._predict(batch.images.to(self.device)).masks
                 for name, part in neck.count(cast(Tensor, masks).cpu(), batch.targets).items():
-                    total[name] = total[name] + part if name in total else part
-        return {f"neck.{name}": tensor for name, tensor in neck.released(total).items()}
+                    total[name] += part
+        if examples.sources:
+            patients += torch.from_numpy(examples.patients().sum(0))
+        return {f"neck.{name}": tensor for name, tensor in neck.released(total, patients).items()}
 
     def _predict(self, images: Tensor) -> Prediction:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -271,13 +275,18 @@ class LocalTrainer:
         return torch.from_numpy(np.where(known > 0, offsets, 0.0)).float()
 
 
+def trained_norms(model: LocalizingClassifier) -> list[torch.nn.BatchNorm2d]:
+    """Return the normalizations whose statistics move in training, with the model in training mode."""
+    model.train()
+    return [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.training]
+
+
 def estimate_norm_stats(model: LocalizingClassifier, batches: Iterable[Tensor], precision: str = "float32") -> None:
     """Set the model's normalization statistics to the averages over unlabelled images (AdaBN, Li et al. 2018).
 
     Frozen parts, which stay in evaluation mode while the model trains, keep theirs.
     """
-    model.train()
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.training]
+    norms = trained_norms(model)
     momenta = [m.momentum for m in norms]
     model.eval()
     for norm in norms:

@@ -45,7 +45,7 @@ class Ditto(FedAvg):
         counts = counts_of(trainer.train_examples)
         own = trainer.recalibrate(self.model_at_site(task.state, kept, counts))
         reply = Reply(trainer.name, task.round, trainer.recalibrate(task.state), counts)
-        return reply, kept | {name: own[name] for name in self.groups}
+        return reply, kept | {name: own[name] for name, group in self.groups.items() if group != "sums"}
 
     def train(
         self, task: Task, start: State, kept: State, trainer: LocalTrainer, counts: LabelCounts
@@ -57,4 +57,4 @@ class Ditto(FedAvg):
         common = trainer.fit(begun, visit, task.global_prior, self.rule(task, kept, trainer), task.wave)
         reply = Reply(trainer.name, task.round, common.state, counts, common.loss, common.updates)
         stays = {COMMON + name: tensor for name, tensor in self.keeps(common.state).items()}
-        return reply, {name: own.state[name] for name in self.groups} | stays
+        return reply, {name: own.state[name] for name, group in self.groups.items() if group != "sums"} | stays

@@ -12,11 +12,12 @@ class Neck(nn.Module):
 
     ``channels``: of the maps of the trunk's ``pyramid``, of which it reads the last ``maps``. Unlike a trunk's, a
     neck's cells may see the whole image: its page says what they see. ``sums`` names buffers that are sums over
-    training images: those of several sites add up to that of all their images.
+    training images that show a finding: those of several sites add up to that of all. ``segments``: makes masks.
     """
 
     maps: int = 1
     sums: tuple[str, ...] = ()
+    segments: bool = False
 
     def __init__(self, channels: Sequence[int], findings: int) -> None:
         super().__init__()
@@ -41,8 +42,8 @@ class Neck(nn.Module):
         """Return the ``sums`` of a batch from its masks (B, C, h, w) and targets (B, C), NaN where unknown."""
         return {}
 
-    def released(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what may leave a site of the ``sums`` over all its images."""
+    def released(self, sums: dict[str, Tensor], patients: Tensor) -> dict[str, Tensor]:
+        """Return what may leave a site of the ``sums`` over its images; ``patients`` (C,) show the findings."""
         return sums
 
 

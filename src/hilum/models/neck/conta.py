@@ -11,30 +11,31 @@ from torch import Tensor, nn
 from hilum.errors import MissingExtra
 from hilum.models.neck.base import Neck
 
-LEAST = 10  # images behind a mean mask that leaves a site
+LEAST = 10  # patients behind a mean mask that leaves a site
 
 
 class Conta(Neck):
     """Back-door adjustment by a set of confounders (context adjustment, CONTA, Zhang et al. 2020).
 
-    A segmentation network behind the trunk, whose gradient does not reach it (MONAI's atrous pyramid of ``width``
-    channels a branch, a 1×1 convolution; the extra ``monai``), learns from the classifier's own map: in an image that
-    shows a finding, cells of at least ``foreground`` times the highest are the finding, those of at most ``background``
-    times it are not, and the others are left out; without the finding no cell is. Its masks are the pseudo-masks of
-    the paper's loop, and an output of their own.
+    A segmentation network behind the trunk (MONAI's atrous pyramid of ``width`` channels a branch, a 1×1 convolution;
+    the extra ``monai``), whose gradient does not reach the trunk, though one clipping is of both, learns from the
+    classifier's own map: in an image that shows a finding, cells of at least ``foreground`` times the highest are the
+    finding, those of at most ``background`` times it are not, and the others are left out; without the finding no cell
+    is. Its masks are the pseudo-masks of the paper's loop, and an output of their own.
 
     Confounder c_i is the mean mask of the images that show finding i, on ``grid`` × grid cells, P(c_i) = 1 / n of n
     findings. The head reads F + W [F, M] with M_i = α_i c_i / n, α = softmax_i of (W₁ X)ᵀ (W₂ c_i) / √n, X the
     image's own masks; W begins at 0, as do the confounders. The rounds are cut into ``iterations`` parts: at the
-    beginning of each but the first, every site sums the masks of its training images up anew under the common weights,
-    and all of them together are the confounders of the rounds that follow. What leaves a site is a sum and a count of
-    each finding, none of fewer than ``LEAST`` images.
+    beginning of each but the first, every site that trains sums the masks of its training images up anew under the
+    weights that it was sent, and all of them together are the confounders of the rounds that follow. What leaves a site
+    is a sum and a count of each finding, none of fewer than ``LEAST`` patients.
 
     In place of the paper's random walk that widens the maps, the network's own smoothness. By design X sees the
     whole image, so a finding anywhere changes every cell a little. Raises ``ValueError``, ``MissingExtra``.
     """
 
     sums = ("mask_sums", "mask_counts")
+    segments = True
     mask_sums: Tensor
     mask_counts: Tensor
 
@@ -120,9 +121,9 @@ class Conta(Neck):
         pooled = F.adaptive_avg_pool2d(masks, self.grid)
         return {"mask_sums": torch.einsum("bc,bcij->cij", shown, pooled), "mask_counts": shown.sum(0)}
 
-    def released(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what may leave a site of the sums over all its images: nothing of a finding of few images."""
-        enough = sums["mask_counts"] >= LEAST
+    def released(self, sums: dict[str, Tensor], patients: Tensor) -> dict[str, Tensor]:
+        """Return what may leave a site of the sums over its images: nothing of a finding of few patients."""
+        enough = patients >= LEAST
         return {
             "mask_sums": sums["mask_sums"] * enough[:, None, None],
             "mask_counts": sums["mask_counts"] * enough,
