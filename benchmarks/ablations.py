@@ -7,7 +7,8 @@ Four hospitals train, each labels three to five of nine findings, one of them po
 part. All test patients have all labels and boxes. Every variant differs from the base in what its line says. One JSON
 line for each variant and seed; the same command goes on where it was stopped. ``--table`` prints Markdown tables: mean
 over seeds, standard deviation between them, and in brackets the paired difference to the base with a 95 % interval over
-test patients.
+test patients. Known: pairs of a hospital and a finding that it labels both ways; unknown: its other findings. Small:
+atelectases, masses, nodules. Two rows of every table are maps that see no image.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from hilum.databases.phantoms.writing import render_visit
 from hilum.evaluation.bootstrap import LEVEL, Figure, Resampled, Statistic, classification_statistic, macro, resample
 from hilum.evaluation.calibration import expected_calibration_error
 from hilum.evaluation.comparison import difference_of
+from hilum.evaluation.controls import average_box_prior, random_maps
 from hilum.evaluation.long_tail import tail_groups
 from hilum.evaluation.maps import iou, pointing_game
 from hilum.findings.taxonomy import ancestors
@@ -55,6 +57,7 @@ from hilum.training.inference import infer
 from hilum.training.losses import LOSSES
 
 Floats = NDArray[np.float64]
+Maps = NDArray[np.float32]
 
 DRAWN = ("Effusion", "Cardiomegaly", "Infiltration", "Mass", "Nodule", "Pneumonia", "Atelectasis", "Pneumothorax")
 COARSE = "Lung Opacity"
@@ -185,6 +188,11 @@ def patients_of(name: str) -> Iterator[tuple[Visit, str]]:
         yield visit, split
 
 
+def image_of(visit: Visit) -> str:
+    """Return the file of a radiograph."""
+    return f"images/{visit.image:05d}.png"
+
+
 def truth_of(visit: Visit) -> dict[str, int]:
     """Return all labels of a radiograph."""
     drawn = {finding: int(finding in visit.findings) for finding in DRAWN}
@@ -205,7 +213,7 @@ def write_hospitals(root: Path) -> None:
         (folder / "images").mkdir(parents=True)
         rows, boxes = [], []
         for visit, split in patients_of(name):
-            image = f"images/{visit.image:05d}.png"
+            image = image_of(visit)
             drawn = render_visit(hospital_of(name), visit, SIZE, CONTRAST, seed=0)
             Image.fromarray(drawn.pixels).save(folder / image)
             rows.append((image, f"{name}-{visit.patient}", split, *labels_of(name, visit, split)))
@@ -281,9 +289,10 @@ def study_of(change: Mapping[str, Any], seed: int, root: Path) -> Study:
 
 @dataclass(frozen=True)
 class TestPatients:
-    """Site, patient and all labels (N, C) of every test image, in the order of the measurements."""
+    """Site, patient, file and all labels (N, C) of every test image, in the order of the measurements."""
 
     sites: NDArray[np.str_]
+    images: NDArray[np.str_]
     patients: NDArray[np.str_]
     targets: Floats
 
@@ -292,13 +301,13 @@ class TestPatients:
 def test_patients() -> TestPatients:
     """Return the test patients of all hospitals."""
     rows = [
-        (name, f"{name}-{visit.patient}", labels_of(name, visit, split))
+        (name, image_of(visit), f"{name}-{visit.patient}", labels_of(name, visit, split))
         for name in PLANS
         for visit, split in patients_of(name)
         if split == "test"
     ]
-    sites, patients, labels = zip(*rows, strict=True)
-    return TestPatients(np.array(sites), np.array(patients), np.array(labels, np.float64))
+    sites, images, patients, labels = zip(*rows, strict=True)
+    return TestPatients(np.array(sites), np.array(images), np.array(patients), np.array(labels, np.float64))
 
 
 def training_positives() -> dict[str, int]:
@@ -323,25 +332,60 @@ def sites_of(root: Path, label_policy: str, closure: str) -> list[Site]:
     return load_sites(study, cache_of(study))
 
 
-def measure(study: Study, run: RunDirectory, key: ModelKey, sites: Sequence[Site], root: Path) -> dict[str, Any]:
+@cache
+def test_boxes(root: Path) -> list[tuple[list[int], list[list[list[float]]]]]:
+    """Return, for each finding, which test images show it, and their boxes."""
+    patients, boxes = test_patients(), {name: boxes_of(root, name) for name in PLANS}
+    found = []
+    for c, finding in enumerate(FINDINGS):
+        shown = {int(n): (patients.images[n], finding) for n in np.flatnonzero(patients.targets[:, c])}
+        here = {n: boxes[patients.sites[n]][which] for n, which in shown.items() if which in boxes[patients.sites[n]]}
+        found.append(([*here], [*here.values()]))
+    return found
+
+
+def measured(scores: Floats, maps: Maps, root: Path) -> dict[str, Any]:
     """Return scores, pointing game and IoU of every test image and finding; NaN becomes null."""
-    parts = []
+    localized = np.full((2, *scores.shape), np.nan)
+    for c, (rows, boxes) in enumerate(test_boxes(root)):
+        localized[:, rows, c] = pointing_game(maps[rows, c], boxes), iou(maps[rows, c], boxes, "otsu")
+    figures = zip(STACK, (scores, *localized), strict=True)
+    return {k: [[None if np.isnan(v) else float(f"{v:.5g}") for v in row] for row in values] for k, values in figures}
+
+
+def predict(study: Study, run: RunDirectory, key: ModelKey, sites: Sequence[Site]) -> tuple[Floats, Maps]:
+    """Return probabilities (N, C) and maps (N, C, h, w) of all test images."""
+    scores, maps = [], []
     for site in sites:
-        rows, ids = site.indices("test"), site.manifest.images["image_id"].to_numpy()
+        rows = site.indices("test")
         pixels = torch.from_numpy(site.images(rows)).unsqueeze(1).float().div_(255)
         said = infer(arms.load_model(study, run, key, site.name), pixels.split(64), flip=False)
-        maps = maps_on_images(said.maps, site.frames[rows], GRID, study.evaluation.smoothing)
-        boxes, there = boxes_of(root, site.name), site.targets[rows] == 1
-        localized = np.full((2, *there.shape), np.nan)
-        for c, finding in enumerate(FINDINGS):
-            boxed = [n for n in np.flatnonzero(there[:, c]) if (ids[rows[n]], finding) in boxes]
-            drawn = [boxes[ids[rows[n]], finding] for n in boxed]
-            localized[:, boxed, c] = pointing_game(maps[boxed, c], drawn), iou(maps[boxed, c], drawn, "otsu")
-        parts.append(np.concatenate([said.probabilities[None], localized]))
-    figures = zip(STACK, np.concatenate(parts, 1), strict=True)
-    return {
-        name: [[None if np.isnan(v) else float(f"{v:.5g}") for v in row] for row in values] for name, values in figures
-    }
+        scores.append(said.probabilities.astype(np.float64))
+        maps.append(maps_on_images(said.maps, site.frames[rows], GRID, study.evaluation.smoothing))
+    return np.concatenate(scores), np.concatenate(maps)
+
+
+def noise(seed: int, root: Path) -> Maps:
+    """Return smooth random maps."""
+    count = len(test_patients().targets)
+    maps = random_maps(count * len(FINDINGS), GRID, np.random.default_rng(seed))
+    return maps.reshape(count, len(FINDINGS), *GRID).astype(np.float32)
+
+
+def average_boxes(seed: int, root: Path) -> Maps:
+    """Return for each image the average box map of other patients."""
+    patients = test_patients()
+    maps = np.zeros((*patients.targets.shape, *GRID), np.float32)
+    for c, (rows, boxes) in enumerate(test_boxes(root)):
+        maps[rows, c] = average_box_prior(boxes, patients.patients[rows], GRID)
+    return maps
+
+
+# Maps that see no image, beside scores that say nothing.
+BLIND: dict[str, Callable[[int, Path], Maps]] = {
+    "random maps": noise,
+    "average box of other patients": average_boxes,
+}
 
 
 def train(name: str, change: Mapping[str, Any], seed: int, root: Path) -> dict[str, Any]:
@@ -353,13 +397,21 @@ def train(name: str, change: Mapping[str, Any], seed: int, root: Path) -> dict[s
         run = RunDirectory(Path(folder))
         run.write_json("run.json", {"machine": {"device": "cpu"}})
         arms.train_model(study, key, training_sites(sites), run, "float32", Watch(run.root, 1, ROUNDS))
-        measured = measure(study, run, key, sites, root)
-    return {"variant": name, "seed": seed, "cpu_seconds": round(time.process_time() - began, 1), **measured}
+        found = measured(*predict(study, run, key, sites), root)
+    return {"variant": name, "seed": seed, "cpu_seconds": round(time.process_time() - began, 1), **found}
+
+
+def blind(name: str, seed: int, root: Path) -> dict[str, Any]:
+    """Measure maps that see no image."""
+    scores = np.full(test_patients().targets.shape, 0.5)
+    return {"variant": name, "seed": seed, "cpu_seconds": 0.0, **measured(scores, BLIND[name](seed, root), root)}
 
 
 def variants(rows: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Return the base and the variants of the rows."""
-    return {BASE: {}} | {name: change for row in rows for name, change in VARIANTS[row].items()}
+    """Return the base, what sees no image, and the variants of the rows."""
+    return {BASE: {}, **{name: {} for name in BLIND}} | {
+        name: change for row in rows for name, change in VARIANTS[row].items()
+    }
 
 
 def read_results(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
@@ -379,7 +431,7 @@ def measure_all(options: argparse.Namespace) -> None:
         for seed in options.seeds:
             for name, change in variants(options.rows).items():
                 if (name, seed) not in done:
-                    result = train(name, change, seed, root)
+                    result = blind(name, seed, root) if name in BLIND else train(name, change, seed, root)
                     with options.out.open("a") as file:
                         file.write(json.dumps(result) + "\n")
                     print(f"seed {seed}, {name}: {result['cpu_seconds']} s", flush=True)
