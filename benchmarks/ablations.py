@@ -166,7 +166,7 @@ VARIANTS: dict[int, dict[str, dict[str, Any]]] = {
     },
     9: {
         "self-guided cells": {"training": {"cell_loss": "self_guided"}},
-        # "context adjustment": {"model": {"neck": "conta"}},
+        "context adjustment (CONTA)": {"model": {"neck": "conta"}},
     },
 }
 
