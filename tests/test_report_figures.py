@@ -251,6 +251,7 @@ def test_gallery_is_capped_by_site_and_finding(run: RunDirectory, monkeypatch: p
 def test_gallery_says_why_a_map_is_missing(run: RunDirectory) -> None:
     one = next(g for g in run.gallery if g.finding)
     shown = replace(run, gallery=[replace(one, image_id="other"), replace(one, site=OUTSIDE)])
-    rows = list(heatmaps.Gallery(shown).rows())
+    gallery = heatmaps.Gallery(shown)
+    rows = list(gallery.rows(gallery.chosen))
     assert {t.reason for t in rows[0].tiles} == {"no map in this run"}
     assert rows[1].tiles[0].reason == "no local model: outside site"
