@@ -13,9 +13,11 @@ from hilum.evaluation.bootstrap import (
     macro,
     patient_weights,
     resample,
+    too_few,
 )
 from hilum.evaluation.classification import auroc, average_precision
 from hilum.evaluation.comparison import paired_difference, two_sided_p
+from hilum.evaluation.delong import delong
 
 
 def sample(n=400, findings=2, shift=1.0, seed=0):
@@ -209,7 +211,7 @@ def test_groups_of_findings_are_means_and_an_empty_one_is_absent():
     assert tables["macro"]["head"]["auroc"].value == pytest.approx(tables["north"]["head"]["auroc"].value)
 
 
-def test_a_class_of_few_images_has_no_interval_and_no_part_in_a_mean_that_has_one():
+def test_a_class_of_few_patients_has_no_interval_and_no_part_in_a_mean_that_has_one():
     scores, targets = sample(200, 2)
     targets[:, 0] = 1
     targets[3, 0] = 0
@@ -224,6 +226,13 @@ def test_a_class_of_few_images_has_no_interval_and_no_part_in_a_mean_that_has_on
     assert np.isnan(alone["macro"]["auroc"].low)
     other = paired_difference(scores, -scores, targets, np.arange(200), ["Tuberculosis", "Mass"], resamples=100)
     assert np.isnan(other["Tuberculosis"]["auroc"].p)
-    targets[:5, 0] = 0
+    targets[:6, 0] = 0
+    one = np.maximum(np.arange(200), 5)
+    same = evaluate_classification(scores, targets, one, ["Tuberculosis", "Mass"], resamples=100)
+    assert np.isnan(same["Tuberculosis"]["auroc"].low)
+    assert not np.isnan(same["Mass"]["auroc"].low)
+    assert np.isnan(delong(scores, targets, one, ["Tuberculosis", "Mass"])["Tuberculosis"].p)
+    assert too_few(targets, one).tolist() == [True, False]
+    assert not too_few(targets, np.arange(200)).any()
     enough = evaluate_classification(scores, targets, np.arange(200), ["Tuberculosis", "Mass"], resamples=100)
     assert not np.isnan(enough["Tuberculosis"]["auroc"].low)

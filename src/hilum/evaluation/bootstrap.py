@@ -27,10 +27,10 @@ class Estimate:
     """A figure with its interval and the images behind it.
 
     ``value`` is NaN where the figure does not exist; ``low`` and ``high`` are NaN where more than half of the resamples
-    have none, or where fewer than ``FEWEST_OF_CLASS`` images are positive, or negative: resamples of so few know
-    nothing of those that were not met. ``n`` images have a known label, ``positives`` of them are positive; for a macro
-    both count (image, finding) pairs over the ``findings`` that are averaged. ``sd`` is the standard
-    deviation between training seeds, NaN for one seed. The interval speaks of the patients of the test set
+    have none, or where fewer than ``FEWEST_OF_CLASS`` patients have a positive image, or a negative: resamples of
+    so few know nothing of those that were not met. ``n`` images have a known label, ``positives`` of them are
+    positive; for a macro both count (image, finding) pairs over the ``findings`` that are averaged. ``sd`` is the
+    standard deviation between training seeds, NaN for one seed. The interval speaks of the patients of the test set
     only, ``sd`` of the seeds only.
     """
 
@@ -189,7 +189,7 @@ def evaluate_sites(
 
     ``sites`` (N,) names each image's site; the rest as in ``evaluate_classification``. The mean over sites of
     a finding takes the sites where its figure exists, and its resamples draw patients within each site; its
-    ``findings`` counts (site, finding) pairs. Scores of different sites are never ranked against each other.
+    ``findings`` counts (site, finding) pairs. Scores of different sites are not ranked against each other.
     ``groups``: name → findings of further means, such as those of ``tail_groups``; an empty group has none.
     """
     s, t, who = check_seeds(scores, targets, patients, findings)
@@ -217,18 +217,24 @@ def resample_metric(
 ) -> Resampled:
     """Return ``resample`` of a registered metric on scores (S, N, C) and targets (N, C), K = C.
 
-    A finding with fewer than ``FEWEST_OF_CLASS`` positive or negative images has values and no resamples.
+    A finding with fewer than ``FEWEST_OF_CLASS`` patients of a class has values and no resamples.
     """
     function = METRICS.load(metric)
     sample = resample(
         lambda weights: np.stack([function(s, targets, weights) for s in scores], axis=1), patients, resamples, seed
     )
-    return Resampled(sample.seeds, np.where(too_few(targets), np.nan, sample.resamples))
+    return Resampled(sample.seeds, np.where(too_few(targets, patients), np.nan, sample.resamples))
 
 
-def too_few(targets: Floats) -> NDArray[np.bool_]:
-    """Return which findings (C,) have fewer than ``FEWEST_OF_CLASS`` positive or negative images in targets (N, C)."""
-    return np.asarray([min((t == 1).sum(), (t == 0).sum()) < FEWEST_OF_CLASS for t in targets.T], dtype=bool)
+def too_few(targets: Floats, patients: ArrayLike) -> NDArray[np.bool_]:
+    """Return which findings (C,) have fewer than ``FEWEST_OF_CLASS`` patients of a class.
+
+    ``targets`` (N, C), ``patients`` (N,). Patients are counted, not images, because patients are what is drawn; one
+    with images of both classes counts in both.
+    """
+    who = np.asarray(patients)
+    counts = [min(len(np.unique(who[t == target])) for target in (0, 1)) for t in targets.T]
+    return np.asarray(counts, dtype=np.int64) < FEWEST_OF_CLASS
 
 
 def figures_of(

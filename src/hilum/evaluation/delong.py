@@ -38,15 +38,15 @@ def delong(
     """Return the AUROC of each finding and of ``'macro'``, or its difference to that of the scores ``against``.
 
     Shapes and errors as in ``paired_difference``; with several seeds the value is the mean over them. DeLong et al.
-    1988, with the components of a patient's images summed (Obuchowski 1997). NaN where either class has fewer than two
-    patients or ``FEWEST_OF_CLASS`` images; the macro is over the other findings.
+    1988, with the components of a patient's images summed (Obuchowski 1997). NaN where either class has fewer than
+    ``FEWEST_OF_CLASS`` patients; the macro is over the other findings.
     """
     first, targets_, who = check_seeds(scores, targets, patients, findings)
     values, parts = influences(first, targets_, who)
     if against is not None:
         second = influences(check_seeds(against, targets, patients, findings)[0], targets_, who)
         values, parts = values - second[0], parts - second[1]
-    parts = np.where(too_few(targets_), np.nan, parts)
+    parts = np.where(too_few(targets_, who), np.nan, parts)
     known = ~np.isnan(parts).any(axis=0)
     columns = [*parts.T, parts[:, known].mean(axis=1) if known.any() else np.full(len(parts), np.nan)]
     means = [*values, values[known].mean() if known.any() else np.nan]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 
+from hilum.evaluation.bootstrap import FEWEST_OF_CLASS
 from hilum.report.numbers import plural
 from hilum.report.read import ALL_SEEDS, MACRO, Comparison, LocalizationScore, RunDirectory, Score, SiteFacts
 
@@ -161,11 +162,13 @@ def mean_over(figures: Sequence[Figure]) -> Figure:
 
 
 def _too_few(record: Score) -> str:
-    """Say which class is too small for an interval."""
+    """Say which class is too small for an interval; many images of few patients are too few as well."""
     if record.finding == MACRO or record.positives is None:
-        return "too few images of a class"
+        return "too few patients of a class"
     negatives = record.n - record.positives
     few = (record.positives, "positive") if record.positives < negatives else (negatives, "negative")
+    if few[0] >= FEWEST_OF_CLASS:
+        return "too few patients of a class"
     return f"too few: {plural(*few)}"
 
 
