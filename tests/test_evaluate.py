@@ -139,8 +139,11 @@ def test_checks_of_maps(content: dict[str, Any]) -> None:
 def test_disease_or_site_is_told_for_what_a_site_would_use(run: Path, content: dict[str, Any]) -> None:
     erased = pd.read_csv(run / "erased/seed_0/pooled/pooled/east.csv", keep_default_na=False)
     other = pd.read_csv(run / "erased/seed_1/pooled/pooled/east.csv", keep_default_na=False)
+    asked = set(erased.loc[erased["boxes"] == "Nodule", "image_id"])
     parts = [
-        np.mean([t.loc[(t["erased"] == p) & (t["boxes"] == "Nodule"), "Nodule"].astype(float) for t in (erased, other)])
+        np.mean(
+            [t.loc[(t["erased"] == p) & t["image_id"].isin(asked), "Nodule"].astype(float) for t in (erased, other)]
+        )
         for p in ("nothing", "lesions", "control")
     ]
     record = of(content["lesions"], arm="pooled", site="east", finding="Nodule")

@@ -537,6 +537,9 @@ def drop_row(path: Path) -> None:
         (lambda path: pd.read_csv(path).assign(Nodule="?").to_csv(path), "predictions/seed_0/pooled/pooled/east.csv"),
         (cut, "maps/seed_0/pooled/pooled/east.npz"),
         (Path.unlink, "maps/seed_0/pooled/pooled/east.npz"),
+        (cut, "erased/seed_0/pooled/pooled/east.csv"),
+        (lambda path: pd.read_csv(path).assign(Nodule="?").to_csv(path), "erased/seed_0/local/south/south.csv"),
+        (lambda path: pd.read_csv(path).assign(erased="nothing").to_csv(path), "erased/seed_1/pooled/pooled/north.csv"),
     ],
 )
 def test_a_damaged_prediction_is_named_and_can_be_made_anew(

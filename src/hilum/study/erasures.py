@@ -16,7 +16,7 @@ from hilum.randomness import numpy_generator
 from hilum.sites.site import Site
 from hilum.study.arms import load_model, run_device, trained_findings
 from hilum.study.directory import ModelKey, RunDirectory
-from hilum.study.predictions import BATCH, HeldOut, write_table
+from hilum.study.predictions import BATCH, HeldOut, identify, write_table
 from hilum.study.spec import Study
 from hilum.training.inference import infer
 
@@ -27,7 +27,10 @@ SATURATED = 1e-7
 
 @dataclass(frozen=True)
 class Film:
-    """One test film and what is erased of it; ``finding``: whose lesions, or "" where that does not matter."""
+    """One test film and what is erased of it; ``finding``: whose lesions, or "" where that does not matter.
+
+    A whole film stands once, whatever is erased of it elsewhere.
+    """
 
     row: int
     erased: str
@@ -41,53 +44,62 @@ def write_erased(
     """Write the log-odds of a model on test films with erased parts; findings it never saw labels of stay blank.
 
     Up to ``ERASED`` films of a site, drawn at random, are seen whole and without their middle; up to as many of each
-    finding with boxes without these and, as a control, without equal boxes at the mirrored place. Boxes without such a
-    place stay in both. A local model meets boxes at its own hospital only.
+    finding with boxes whole, without these and, as a control, without equal boxes at the mirrored place. Boxes without
+    such a place stay in both. A local model meets boxes at its own hospital only.
     """
     site = test.site
     path = run.erased(key, site.name)
-    films = chosen_films(test, lesions=key.arm != "local" or key.model == site.name)
-    if path.is_file() or not films:
+    films = [] if path.is_file() else chosen_films(key, test)
+    if not films:
         return
     model = load_model(study, run, key, site.name).to(run_device(run))
     said = infer(model, _batches(site, films), precision, study.evaluation.flip).probabilities.astype(np.float64)
     odds = said.clip(SATURATED, 1 - SATURATED)
     odds = np.log(odds / (1 - odds))
     odds[:, ~trained_findings(key, training)] = np.nan
-    rows = [film.row for film in films]
-    head = pd.DataFrame(
-        {
-            "image_id": site.manifest.images["image_id"].to_numpy()[rows],
-            "patient": site.patients[rows],
-            "erased": [film.erased for film in films],
-            "boxes": [film.finding for film in films],
-        }
-    )
-    write_table(path, head.join(pd.DataFrame(odds, columns=list(study.findings))))
+    write_table(path, describe_films(site, films).join(pd.DataFrame(odds, columns=list(study.findings))))
 
 
-def chosen_films(test: HeldOut, lesions: bool) -> list[Film]:
-    """Return the test films of a site, each with what is erased of it."""
-    site, none = test.site, np.empty((0, 4))
+def describe_films(site: Site, films: Sequence[Film]) -> pd.DataFrame:
+    """Return the first columns of the table: the film, its patient, what is erased of it and whose boxes."""
+    table = identify(site, np.array([film.row for film in films], dtype=np.int64))
+    return table.assign(erased=[film.erased for film in films], boxes=[film.finding for film in films])
+
+
+def chosen_films(key: ModelKey, test: HeldOut) -> list[Film]:
+    """Return the test films of a site that a model is asked about, each with what is erased of it."""
+    site = test.site
     order = numpy_generator(0, site.name, "erased").permutation(test.rows)
-    films = [
-        Film(int(row), erased, "", boxes)
-        for row in order[:ERASED]
-        for erased, boxes in ((NOTHING, none), (MIDDLE_PART, np.array([MIDDLE])))
+    asked = order[:ERASED]
+    boxed = list(_boxed(site, order)) if key.arm != "local" or key.model == site.name else []
+    whole = dict.fromkeys([*asked.tolist(), *(film.row for film in boxed)])
+    return [
+        *(Film(row, NOTHING, "", np.empty((0, 4))) for row in whole),
+        *(Film(int(row), MIDDLE_PART, "", np.array([MIDDLE])) for row in asked),
+        *boxed,
     ]
-    ids = site.manifest.images["image_id"].to_numpy()
-    table = site.manifest.boxes[site.manifest.boxes["finding"].isin(site.findings)]
-    for finding in site.findings if lesions else ():
-        of_finding = table[table["finding"] == finding]
-        boxed = order[np.isin(ids[order], of_finding["image_id"].to_numpy())]
-        for row in boxed[:ERASED]:
-            own, every = (t.loc[t["image_id"] == ids[row], ["x0", "y0", "x1", "y1"]] for t in (of_finding, table))
-            true = own.to_numpy(np.float64)
-            placed, found = mirrored(true, every.to_numpy(np.float64))
+
+
+def _boxed(site: Site, order: NDArray[np.int64]) -> Iterator[Film]:
+    """Yield films of each finding without its boxes, and without equal ones that keep off every box of the film.
+
+    That a finding is not of the study makes its lesions no better a control.
+    """
+    ids, table = site.manifest.images["image_id"].to_numpy(), site.manifest.boxes
+    every = _by_image(table)
+    for finding in site.findings:
+        true = _by_image(table[table["finding"] == finding])
+        for row in [row for row in order.tolist() if ids[row] in true][:ERASED]:
+            boxes = true[ids[row]]
+            placed, found = mirrored(boxes, every[ids[row]])
             if found.any():
-                parts = ((NOTHING, none), (LESIONS, true[found]), (CONTROL, placed[found]))
-                films += [Film(int(row), erased, finding, boxes) for erased, boxes in parts]
-    return films
+                yield Film(row, LESIONS, finding, boxes[found])
+                yield Film(row, CONTROL, finding, placed[found])
+
+
+def _by_image(table: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    corners = ["x0", "y0", "x1", "y1"]
+    return {str(name): boxes[corners].to_numpy(np.float64) for name, boxes in table.groupby("image_id")}
 
 
 def _batches(site: Site, films: Sequence[Film]) -> Iterator[Tensor]:

@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from hilum.errors import RunError
 from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.erasures import chosen_films, describe_films
 from hilum.study.predictions import HeldOut, read_table
 from hilum.study.spec import Study
 
 
 def require_sound(study: Study, key: ModelKey, held: HeldOut, run: RunDirectory) -> None:
-    """Raise ``RunError`` where a model's predictions on held-out patients, or its maps, are there but damaged."""
+    """Raise ``RunError`` where a model's predictions on held-out patients, or what goes with them, are damaged.
+
+    What goes with them: maps, and log-odds of films with erased parts.
+    """
+    _require_erased(study, key, held, run)
     table, maps = run.predictions(key, held.site.name), run.maps(key, held.site.name)
     if not table.is_file():
         return
@@ -32,6 +38,26 @@ def require_sound(study: Study, key: ModelKey, held: HeldOut, run: RunDirectory)
             f"Expected the maps {maps}; the file is absent or damaged. Remove {table} and run the study again with "
             "--resume: it writes both."
         )
+
+
+def _require_erased(study: Study, key: ModelKey, held: HeldOut, run: RunDirectory) -> None:
+    path = run.erased(key, held.site.name)
+    if path.is_file() and not _is_erased(path, describe_films(held.site, chosen_films(key, held)), study.findings):
+        raise RunError(
+            f"Expected log-odds of the films with erased parts in {path}; the file is damaged, or an older hilum chose "
+            f"other films (as in all of {run.root / 'erased'}). Remove it and run the study again with --resume."
+        )
+
+
+def _is_erased(path: Path, films: pd.DataFrame, findings: Sequence[str]) -> bool:
+    try:
+        table = read_table(path)
+        odds = table[list(findings)].to_numpy(np.float64)
+        listed = table[["image_id", "erased", "boxes"]].astype(object).fillna("")
+    except (ValueError, KeyError):
+        return False
+    same = listed.to_numpy().tolist() == films[["image_id", "erased", "boxes"]].to_numpy().tolist()
+    return same and not bool(np.isinf(odds).any())
 
 
 def _is_table(path: Path, ids: NDArray[Any], findings: Sequence[str]) -> bool:

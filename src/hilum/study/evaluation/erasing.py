@@ -24,7 +24,8 @@ def lesion_records(outcomes: Outcomes, keys: Sequence[ModelKey], site: str) -> I
         return
     boxes = outcomes.table("boxes", site)
     for c, finding in enumerate(outcomes.study.findings):
-        whole, lesions, control = (found.rows(part, finding) for part in (NOTHING, LESIONS, CONTROL))
+        lesions, control = (found.rows(part, finding) for part in (LESIONS, CONTROL))
+        whole = _whole(found, lesions)
         if not len(whole) or np.isnan(found.odds[:, whole, c]).any():
             continue
         effect = lesion_effect(
@@ -51,8 +52,10 @@ def lesion_records(outcomes: Outcomes, keys: Sequence[ModelKey], site: str) -> I
 def border_records(outcomes: Outcomes, keys: Sequence[ModelKey], site: str) -> Iterator[Record]:
     """Yield for each finding with positives at a site how well films without their middle are told apart.
 
-    Negatives are the site's own; where it has fewer than ``FEWEST_OF_CLASS``, those of the other sites, each under
-    what the model keeps there. A local model is asked at its own hospital only.
+    Negatives are the site's own; where it has them of fewer than ``FEWEST_OF_CLASS`` patients, those of the other
+    sites. Here alone scores of different sites are ranked against each other, each under the statistics and head rows
+    that the model keeps there: an AUROC below 0.5 then tells the site as well. A local model is asked at its own
+    hospital only.
     """
     if keys[0].arm == "local" and keys[0].model != site:
         return
@@ -65,7 +68,7 @@ def border_records(outcomes: Outcomes, keys: Sequence[ModelKey], site: str) -> I
             continue
         own = _films(every[site], c, 0)
         others = [(name, _films(found, c, 0)) for name, found in every.items() if name != site]
-        enough = len(own) >= FEWEST_OF_CLASS
+        enough = len(np.unique(every[site].patients[own])) >= FEWEST_OF_CLASS
         chosen = [(site, own)] if enough else others
         parts = [(site, positives, 1.0), *((name, rows, 0.0) for name, rows in chosen if len(rows))]
         if len(parts) < 2:
@@ -104,6 +107,10 @@ def _films(found: Erased, column: int, target: int) -> NDArray[np.intp]:
 
 def _pair(found: Erased, rows: NDArray[np.intp], column: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
     """Return the log-odds (S, n) of whole films and of the same without their middle, and their patients (n,)."""
-    whole = {found.ids[row]: row for row in found.rows(NOTHING, "")}
-    same = [whole[found.ids[row]] for row in rows]
-    return found.odds[:, same, column], found.odds[:, rows, column], found.patients[rows]
+    return found.odds[:, _whole(found, rows), column], found.odds[:, rows, column], found.patients[rows]
+
+
+def _whole(found: Erased, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the rows of the same films with nothing erased."""
+    whole = {found.ids[row]: row for row in np.flatnonzero(found.erased == NOTHING)}
+    return np.array([whole[found.ids[row]] for row in rows], dtype=np.intp)
