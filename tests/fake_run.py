@@ -52,6 +52,49 @@ def write_fake_run(
     return run
 
 
+def write_fake_evaluation(run: Path) -> Path:
+    """Write what ``hilum evaluate`` would find of the run, in agreement with its metrics.json, and return the run.
+
+    Tuberculosis is the tail: in the mean over sites there is south's average precision alone, 48 of 100 positive.
+    """
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+
+    def overall(kind: str) -> list[dict[str, Any]]:
+        return [{k: v for k, v in r.items() if k != "seed"} for r in metrics[kind] if r["seed"] == "all"]
+
+    classification = [{"sd": 0.01, "findings": 1, "seeds": len(SEEDS)} | r for r in overall("classification")]
+    for arm in ("pooled", "federated"):
+        head = {"arm": arm, "model": arm, "site": "macro", "metric": "average_precision", "seeds": 3, "sd": 0.01}
+        means = (("tail", 100, 48, 1), ("medium", 680, 311, 3), ("macro", 780, 359, 4))
+        classification += [
+            {**head, "finding": name, "value": 0.8, "low": 0.7, "high": 0.9, "n": n, "positives": p, "findings": f}
+            for name, n, p, f in means
+        ]
+    beside = {"gaussian_prior": 0.12, "shuffled": 0.08}
+    localization = [{"sd": 0.01, "findings": 1} | r | beside for r in overall("localization")]
+    test = {"arm": "federated", "model": "federated", "seeds": 3, "site": "north", "finding": "Pneumonia"}
+    lesions = {"n": 34, "boxed": 34, "lesions": 1.2, "control": 0.3, "value": 0.9, "low": 0.6, "high": 1.2, "p": 1e-4}
+    border = {"positives": 61, "n": 155, "negatives_of": "own", "whole": 0.9, "whole_low": 0.85, "whole_high": 0.95}
+    border |= {"value": 0.52, "low": 0.45, "high": 0.59, "odds": 1.5, "border_odds": 0.1}
+    content = {
+        "schema": 1,
+        "study": "Four hospitals and a fifth",
+        "resamples": 1000,
+        "level": 0.95,
+        "groups": {"head": [], "medium": ["Pneumonia", "Effusion"], "tail": ["Tuberculosis"]},
+        "training_positives": {"Pneumonia": 813, "Tuberculosis": 99, "Effusion": 120},
+        "erased": True,
+        "validation": True,
+        "classification": classification,
+        "localization": localization,
+        "lesions": [test | lesions],
+        "borders": [test | border],
+    }
+    empty = ("thresholds", "checks", "calibration", "comparisons", "ranks")
+    _json(run / "evaluation.json", content | {name: [] for name in empty})
+    return run
+
+
 def _run(data: str, seeds: list[int]) -> dict[str, Any]:
     return {
         "schema": 1,

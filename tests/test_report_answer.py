@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fake_run import write_fake_run
+from fake_run import write_fake_evaluation, write_fake_run
 from hilum.report.answer import Answer, answer, in_words
 from hilum.report.erasing import judge
 from hilum.report.page import render
@@ -90,7 +90,9 @@ def test_says_what_is_missing(tmp_path: Path) -> None:
 
 
 LESIONS = {"n": 40, "low": 0.2, "high": 0.9}
-BORDER = {"whole": 0.9, "whole_low": 0.85, "value": 0.55, "low": 0.45, "negatives_of": "own"}
+BORDER = {"whole": 0.9, "whole_low": 0.85, "whole_high": 0.95, "negatives_of": "own"}
+BORDER |= {"value": 0.55, "low": 0.45, "high": 0.65}
+INVERTED = {"value": 0.2, "low": 0.1, "high": 0.3}
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,15 @@ BORDER = {"whole": 0.9, "whole_low": 0.85, "value": 0.55, "low": 0.45, "negative
         (LESIONS | {"low": -0.1}, BORDER | {"value": 0.8, "low": 0.7, "negatives_of": "others"}, "site"),
         (None, BORDER | {"value": 0.8, "low": 0.7}, "border"),
         (None, BORDER, "not the border"),
+        (None, BORDER | INVERTED, "border"),
+        (LESIONS | {"low": -0.1}, BORDER | INVERTED | {"negatives_of": "others"}, "site"),
+        (
+            LESIONS,
+            BORDER | {"value": 0.45, "low": 0.42, "high": 0.48, "negatives_of": "others"},
+            "disease, partly site",
+        ),
+        (None, BORDER | INVERTED | {"whole": 0.1, "whole_low": 0.05, "whole_high": 0.15}, "border"),
+        (None, BORDER | {"whole_low": 0.45}, "not known"),
         (LESIONS | {"low": -0.1}, BORDER, "open"),
         (LESIONS | {"n": 4}, None, "not known"),
         (None, BORDER | {"low": None}, "not known"),
@@ -113,7 +124,96 @@ def test_disease_or_site(lesions: dict[str, Any] | None, border: dict[str, Any] 
     assert verdict.text.startswith(f"{word}: ")
 
 
-def test_a_class_of_few_images_is_told(tmp_path: Path) -> None:
+def test_a_verdict_names_what_is_inverted_and_what_is_ranked_across_sites() -> None:
+    assert judge(None, BORDER | INVERTED).text.endswith("75 % of what it tells is told by the border alone, inverted")
+    others = judge(None, BORDER | INVERTED | {"negatives_of": "others"}).text
+    assert others.endswith("told by the border alone, inverted, ranked across sites")
+    assert "ranked" not in judge(None, BORDER).text
+
+
+def test_an_evaluated_run_is_answered_with_its_tail_failures_and_verdicts(tmp_path: Path) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+    found = answer_of(run)
+    evidence = dict(found.evidence)
+    assert found.short.startswith("On phantoms: Yes. ")
+    assert evidence["Long tail"] == [
+        "Medium (Pneumonia and Effusion): average precision 0.800 [0.70, 0.90] where chance is 0.447, pooled 0.800.",
+        "Tail (Tuberculosis): average precision 0.800 [0.70, 0.90] where chance is 0.480, pooled 0.800.",
+    ]
+    assert evidence["Disease or site"] == ["Disease: Pneumonia at north."]
+    assert evidence["Where localization fails"] == [
+        "Nowhere: pointing game, IoU, AP@0.3 and RoDeO are above every control, with their intervals."
+    ]
+    assert "random map, centre prior, middle of the image and shuffled weights" in evidence["Localization"][0]
+    assert not any(line.startswith(("Not evaluated", "No films")) for line in found.missing)
+    page = render(read_run(run))
+    assert "boxes never enter training" in page
+    assert "Disease: Pneumonia at north." in page
+
+
+def test_chance_is_left_out_where_it_is_not_that_of_the_mean(tmp_path: Path) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+
+    def other(content: dict[str, Any]) -> None:
+        content["groups"]["tail"], content["groups"]["medium"] = [], ["Effusion"]
+
+    change(run, "evaluation.json", other)
+    tail = dict(answer_of(run).evidence)["Long tail"]
+    assert tail[0] == "Medium (Effusion): average precision 0.800 [0.70, 0.90], pooled 0.800."
+    assert tail[1].startswith("No finding has fewer than 100 training images that show it")
+
+
+@pytest.mark.parametrize("control", ["random_map", "centre_prior", "gaussian_prior", "shuffled"])
+def test_maps_find_only_what_every_control_of_the_evaluation_misses(tmp_path: Path, control: str) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+
+    def as_good(content: dict[str, Any]) -> None:
+        for record in content["localization"]:
+            if (record["finding"], record["metric"]) == ("Tuberculosis", "pointing_game"):
+                record[control] = record["low"]
+
+    change(run, "evaluation.json", as_good)
+    found = answer_of(run)
+    assert found.short.startswith("On phantoms: In part. ")
+    assert "its maps find 1 of the 2" in found.short
+    (failed,) = dict(found.evidence)["Where localization fails"][1:]
+    assert failed.startswith("Tuberculosis at harbour: pointing game")
+
+
+@pytest.mark.parametrize(("negatives", "word"), [("own", "border"), ("others", "site")])
+def test_what_is_told_by_the_border_is_no_plain_yes(tmp_path: Path, negatives: str, word: str) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+
+    def border(content: dict[str, Any]) -> None:
+        content["lesions"][0] |= {"low": -0.1}
+        content["borders"][0] |= {"value": 0.85, "low": 0.8, "high": 0.9, "negatives_of": negatives}
+
+    change(run, "evaluation.json", border)
+    short = answer_of(run).short
+    assert short.startswith("On phantoms: In part. ")
+    assert short.endswith(f"Judged to look at the border of the film, not at lesions: Pneumonia at north ({word}).")
+
+
+def test_a_site_below_chance_is_named_and_is_no_plain_yes(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path)
+
+    def inverted(content: dict[str, Any]) -> None:
+        for record in content["classification"]:
+            if (record["arm"], record["site"], record["finding"]) == ("federated", "south", "Tuberculosis"):
+                record |= {"value": 0.283, "low": 0.24, "high": 0.32}
+
+    change(run, "metrics.json", inverted)
+    found = answer_of(run)
+    assert found.short.startswith("On phantoms: In part. ")
+    assert found.short.endswith("Below 0.5: Tuberculosis at south (0.283 [0.24, 0.32]).")
+    said = dict(found.evidence)["Classification"]
+    assert said[1].startswith(
+        "Below 0.5, with the whole interval, so ranked the wrong way round: Tuberculosis at south"
+    )
+    assert not any(line.startswith("Not shown") for line in said)
+
+
+def test_a_class_of_few_patients_is_told(tmp_path: Path) -> None:
     run = write_fake_run(tmp_path)
 
     def few(content: dict[str, Any]) -> None:
@@ -124,7 +224,15 @@ def test_a_class_of_few_images_is_told(tmp_path: Path) -> None:
     change(run, "metrics.json", few)
     page = render(read_run(run))
     assert "too few: 1 negative" in page
-    assert "Too few images of a class to say: Tuberculosis at south." in text(answer_of(run))
+    assert "Too few patients of a class to say: Tuberculosis at south." in text(answer_of(run))
+
+    def many_of_few(content: dict[str, Any]) -> None:
+        for record in content["classification"]:
+            if record["site"] == "south" and record["finding"] == "Tuberculosis":
+                record |= {"low": None, "high": None, "positives": record["n"] - 6}
+
+    change(run, "metrics.json", many_of_few)
+    assert "too few patients of a class" in render(read_run(run))
 
 
 def test_worst_misses_are_shown_apart(tmp_path: Path) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
+from hilum.evaluation.localization import FEWEST
+from hilum.evaluation.long_tail import TAIL
 from hilum.report.erasing import judge
+from hilum.report.evaluation import CONTROLS, finding_name
 from hilum.report.numbers import count, difference, listing, plural, score
 from hilum.report.read import MACRO, RunDirectory
 from hilum.report.results import Figure, Results
@@ -18,13 +22,7 @@ OTHERS = {
 }
 POINTING = "pointing_game"
 BOX_FIGURES = {POINTING: "pointing game", "iou": "IoU", "ap@0.3": "AP@0.3", "rodeo": "RoDeO"}
-CONTROLS = {
-    "random_map": "a random map",
-    "centre_prior": "the mean box of other patients",
-    "gaussian_prior": "the middle of the image",
-    "shuffled": "shuffled weights",
-}
-FEWEST = 10
+NOT_LESIONS = ("site", "border")
 DECIDED = ("found", "not above the controls")
 MEANING = {
     "disease": "",
@@ -45,14 +43,19 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One finding at one site: what the federated arm reaches, and its difference to each other arm in words."""
+    """One finding at one site: what the federated arm reaches, and its difference to each other arm in words.
+
+    ``controls``: the pointing game of what cannot know; ``verdict``: the word of the tests of disease or site, or "".
+    """
 
     site: str
     finding: str
     auroc: Figure
     against: list[str]
     pointing: Figure
+    controls: Mapping[str, float]
     found: str
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -104,29 +107,45 @@ def in_words(figure: Figure) -> str:
 
 
 def _rows(run: RunDirectory, results: Results, arms: list[str]) -> Iterator[Row]:
+    verdicts = _judged(run)
     for site in run.sites:
         for finding in run.run.findings:
             auroc = results.of_arm(FEDERATED, site, finding)
             pointing = results.of_arm(FEDERATED, site, finding, POINTING)
             if auroc.value is not None or pointing.value is not None:
                 against = [in_words(results.difference(arm, site.name, finding)) for arm in arms]
-                yield Row(site.name, finding, auroc, against, pointing, _found(pointing))
+                controls = _controls(run, site.name, finding, pointing)
+                found, verdict = _found(pointing, controls), verdicts.get((site.name, finding), "")
+                yield Row(site.name, finding, auroc, against, pointing, controls, found, verdict)
 
 
-def _found(pointing: Figure) -> str:
+def _controls(run: RunDirectory, site: str, finding: str, pointing: Figure) -> dict[str, float]:
+    """Return the pointing game of every control: the evaluation has more of them than the run."""
+    records = run.evaluation["localization"] if run.evaluation is not None else []
+    known: Record = dict(zip(CONTROLS, pointing.controls, strict=False))
+    for record in records:
+        if tuple(record[k] for k in ("arm", "site", "finding", "metric")) == (FEDERATED, site, finding, POINTING):
+            known = record
+    return {name: known[name] for name in CONTROLS if known.get(name) is not None}
+
+
+def _found(pointing: Figure, controls: Mapping[str, float]) -> str:
     """Say how the pointing game compares with its controls; "" where there is none."""
     if pointing.value is None:
         return ""
     if (pointing.n or 0) < FEWEST or pointing.low is None:
         return "too few boxes"
-    controls = [c for c in pointing.controls if c is not None]
     if not controls:
         return "no controls"
-    return "found" if pointing.low > max(controls) else "not above the controls"
+    return "found" if pointing.low > max(controls.values()) else "not above the controls"
 
 
 def _told(row: Row) -> bool | None:
     return None if row.auroc.low is None else row.auroc.low > 0.5
+
+
+def _below(row: Row) -> bool:
+    return row.auroc.high is not None and row.auroc.high < 0.5
 
 
 def _short(run: RunDirectory, rows: list[Row]) -> str:
@@ -136,37 +155,51 @@ def _short(run: RunDirectory, rows: list[Row]) -> str:
     found = {row.finding for row in rows if row.found == "found"}
     start = {"phantom": "On phantoms: ", "mixed": "Partly on phantoms: "}.get(run.run.data, "")
     if not asked:
-        return f"{start}Not answered: no finding has enough test images of both classes."
+        return f"{start}Not answered: no finding has enough test patients of both classes."
     if not boxed:
         what = f"{len(told)} of {plural(len(asked), 'finding')} told better than chance somewhere"
-        return f"{start}Half answered: {what}, but no finding has boxes on {FEWEST} test images to say where."
-    both = [f for f in boxed if f in told and f in found]
-    word = "Yes" if both == boxed and len(told) == len(asked) else "In part" if both else "Not shown"
-    return (
+        few = f"no finding has boxes on {FEWEST} test images to say where"
+        return " ".join([f"{start}Half answered: {what}, but {few}.", *_limits(rows, found)])
+    both, limits = [f for f in boxed if f in told and f in found], _limits(rows, found)
+    whole = both == boxed and len(told) == len(asked) and not limits
+    word = "Yes" if whole else "In part" if both else "Not shown"
+    said = (
         f"{start}{word}. The federated model tells {len(told)} of {plural(len(asked), 'finding')} better than chance "
         f"at some site, and its maps find {len([f for f in boxed if f in found])} of the {len(boxed)} that have boxes "
         f"enough. Both: {'; '.join(_both(rows, f) for f in both) or 'none'}."
     )
+    return " ".join([said, *limits])
+
+
+def _limits(rows: list[Row], found: set[str]) -> list[str]:
+    """Return what forbids a plain yes: hospitals ranked the wrong way round, and findings told by the border."""
+    below = [f"{_place(row)} ({_figure(row.auroc)})" for row in rows if _below(row)]
+    blind = [f"{_place(row)} ({row.verdict})" for row in rows if row.finding in found and row.verdict in NOT_LESIONS]
+    said = [f"Below 0.5: {'; '.join(below)}."] if below else []
+    return [*said, f"Judged to look at the border of the film, not at lesions: {'; '.join(blind)}."] if blind else said
 
 
 def _both(rows: list[Row], finding: str) -> str:
     told = [row.site for row in rows if row.finding == finding and _told(row)]
     found = [row.site for row in rows if row.finding == finding and row.found == "found"]
-    return f"{_name(finding)} (told at {listing(told)}, found at {listing(found)})"
+    return f"{finding_name(finding)} (told at {listing(told)}, found at {listing(found)})"
 
 
 def _classified(rows: list[Row]) -> list[str]:
     known = [row for row in rows if _told(row) is not None]
     few = [row for row in rows if row.auroc.value is not None and _told(row) is None]
-    not_told = [f"{_place(row)} ({_figure(row.auroc)})" for row in known if not _told(row)]
+    not_told = [f"{_place(row)} ({_figure(row.auroc)})" for row in known if not _told(row) and not _below(row)]
+    below = [f"{_place(row)} ({_figure(row.auroc)})" for row in known if _below(row)]
     said = [
         f"AUROC above 0.5, with its whole interval, in {sum(bool(_told(r)) for r in known)} of "
         f"{plural(len(known), 'pair')} of finding and site."
     ]
     if not_told:
         said.append(f"Not shown to be above 0.5: {'; '.join(not_told)}.")
+    if below:
+        said.append(f"Below 0.5, with the whole interval, so ranked the wrong way round: {'; '.join(below)}.")
     if few:
-        said.append(f"Too few images of a class to say: {'; '.join(map(_place, few))}.")
+        said.append(f"Too few patients of a class to say: {'; '.join(map(_place, few))}.")
     return said
 
 
@@ -179,7 +212,10 @@ def _compared(run: RunDirectory, results: Results, arm: str) -> list[str]:
     if absent and known:
         said.append(f"No such figure at {listing(absent)}.")
     singles = [
-        (in_words(figure).split(" (")[0].split(" within")[0], f"{_name(f)} at {s.name} ({difference(figure.value)})")
+        (
+            in_words(figure).split(" (")[0].split(" within")[0],
+            f"{finding_name(f)} at {s.name} ({difference(figure.value)})",
+        )
         for f in run.run.findings
         for s in sites
         if (figure := results.difference(arm, s.name, f)).low is not None
@@ -199,9 +235,10 @@ def _localized(rows: list[Row]) -> list[str]:
     said = []
     if decided:
         found = [f"{_place(r)}, {_figure(r.pointing)} of {count(r.pointing.n)}" for r in decided if r.found == "found"]
+        used = [CONTROLS[name] for name in CONTROLS if any(name in row.controls for row in decided)]
         said.append(
-            f"The hottest point lies in a true box more often than for a random map and for the mean box of other "
-            f"patients: {'; '.join(found) if found else 'nowhere'}."
+            f"The hottest point lies in a true box more often than that of every control ({listing(used)}): "
+            f"{'; '.join(found) if found else 'nowhere'}."
         )
     few = [row for row in rows if row.found == "too few boxes"]
     if few:
@@ -213,8 +250,8 @@ def _failures(run: RunDirectory, rows: list[Row]) -> list[str]:
     """Return what is not above a control: from the evaluation where there is one, else the pointing game alone."""
     if run.evaluation is None:
         return [
-            f"{_place(row)}: pointing game {_figure(row.pointing)}, random map {score(row.pointing.controls[0])}, "
-            f"mean box of other patients {score(row.pointing.controls[1])}."
+            f"{_place(row)}: pointing game {_figure(row.pointing)}, "
+            f"{', '.join(f'{CONTROLS[name]} {score(value)}' for name, value in row.controls.items())}."
             for row in rows
             if row.found == "not above the controls"
         ]
@@ -228,7 +265,7 @@ def _failures(run: RunDirectory, rows: list[Row]) -> list[str]:
         group = (r for r in records if (r["site"], r["finding"]) == (site, finding))
         parts = [text for record in group if (text := _beaten(record))]
         if parts:
-            said.append(f"{_name(finding)} at {site}: {'; '.join(parts)}.")
+            said.append(f"{finding_name(finding)} at {site}: {'; '.join(parts)}.")
     if said:
         return ["Not shown to be above the best of the controls:", *said]
     if records:
@@ -240,26 +277,30 @@ def _beaten(record: Record) -> str:
     """Say which control a figure is not shown to be above; "" for none."""
     if record["value"] is None or record["low"] is None:
         return ""
-    controls = {CONTROLS[name]: record[name] for name in CONTROLS if record[name] is not None}
+    controls = {CONTROLS[name]: record[name] for name in CONTROLS if record.get(name) is not None}
     best = max(controls, key=lambda name: float(controls[name]), default=None)
     if best is None or record["low"] > controls[best]:
         return ""
     value = score(record["value"], record["low"], record["high"])
-    return f"{BOX_FIGURES[record['metric']]} {value} against {score(controls[best])} of {best}"
+    return f"{BOX_FIGURES[record['metric']]} {value} against {score(controls[best])} ({best})"
 
 
-def _verdicts(run: RunDirectory) -> list[str]:
+def _judged(run: RunDirectory) -> dict[tuple[str, str], str]:
+    """Return (site, finding) → the word of the tests of disease or site; empty where they were not made."""
     if run.evaluation is None or not run.evaluation.get("erased"):
-        return []
+        return {}
     tests: dict[tuple[str, str], dict[str, Record]] = {}
     for name in ("lesions", "borders"):
         for record in run.evaluation[name]:
             if record["arm"] == FEDERATED:
                 tests.setdefault((record["site"], record["finding"]), {})[name] = record
+    return {place: judge(found.get("lesions"), found.get("borders")).word for place, found in tests.items()}
+
+
+def _verdicts(run: RunDirectory) -> list[str]:
     verdicts: dict[str, list[str]] = {}
-    for (site, finding), found in tests.items():
-        word = judge(found.get("lesions"), found.get("borders")).word
-        verdicts.setdefault(word, []).append(f"{_name(finding)} at {site}")
+    for (site, finding), word in _judged(run).items():
+        verdicts.setdefault(word, []).append(f"{finding_name(finding)} at {site}")
     return [
         f"{word[:1].upper()}{word[1:]}: {'; '.join(places)}{MEANING.get(word, '')}."
         for word, places in sorted(verdicts.items(), key=lambda item: [*MEANING].index(item[0]))
@@ -280,16 +321,44 @@ def _tail(run: RunDirectory) -> list[str]:
         if FEDERATED in found:
             own = found[FEDERATED]
             beside = f", pooled {score(found['pooled']['value'])}" if "pooled" in found else ""
+            chance = _chance(run, groups[name], own)
+            where = "" if chance is None else f" where chance is {score(chance)}"
             said.append(
-                f"{name.capitalize()} ({listing([_name(f) for f in groups[name]])}): average precision "
-                f"{score(own['value'], own['low'], own['high'])} where chance is {score(own['positives'] / own['n'])}"
-                f"{beside}."
+                f"{name.capitalize()} ({listing([finding_name(f) for f in groups[name]])}): average precision "
+                f"{score(own['value'], own['low'], own['high'])}{where}{beside}."
             )
         else:
-            said.append(f"{name.capitalize()} ({listing([_name(f) for f in groups[name]])}): no figure.")
+            said.append(f"{name.capitalize()} ({listing([finding_name(f) for f in groups[name]])}): no figure.")
     if "tail" not in groups:
-        said.append("No finding has fewer than 100 training images: this run says nothing about rare ones.")
+        said.append(
+            f"No finding has fewer than {TAIL} training images that show it: this run is silent about rare ones."
+        )
     return said
+
+
+def _chance(run: RunDirectory, members: list[str], mean: Record) -> float | None:
+    """Return the share of positives, averaged as ``mean`` is: over findings within a site, then over the sites.
+
+    None where the images of these pairs of site and finding are not those behind the mean.
+    """
+    evaluation: Record = run.evaluation or {}
+    sites = []
+    for site in (s.name for s in run.sites if not s.outside):
+        pairs = [
+            r
+            for r in evaluation["classification"]
+            if (r["arm"], r["site"], r["metric"]) == (FEDERATED, site, "average_precision") and r["finding"] in members
+        ]
+        sites.append(_with_interval([r for r in pairs if r["value"] is not None]))
+    certain = [pairs for pairs in sites if any(r["low"] is not None for r in pairs)]
+    counted = certain or [pairs for pairs in sites if pairs]
+    if sum(r["n"] for pairs in counted for r in pairs) != mean["n"]:
+        return None
+    return fmean(fmean(r["positives"] / r["n"] for r in pairs) for pairs in counted)
+
+
+def _with_interval(records: list[Record]) -> list[Record]:
+    return [r for r in records if r["low"] is not None] or records
 
 
 def _missing(run: RunDirectory, rows: list[Row]) -> list[str]:
@@ -312,11 +381,7 @@ def _missing(run: RunDirectory, rows: list[Row]) -> list[str]:
 
 
 def _place(row: Row) -> str:
-    return f"{_name(row.finding)} at {row.site}"
-
-
-def _name(finding: str) -> str:
-    return finding.replace("_", " ")
+    return f"{finding_name(row.finding)} at {row.site}"
 
 
 def _figure(figure: Figure) -> str:

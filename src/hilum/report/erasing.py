@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hilum.evaluation.localization import FEWEST
 from hilum.report.numbers import plural
 
 Record = Mapping[str, Any]
-FEWEST = 10
 MOST = 0.5
 
 
@@ -30,8 +30,8 @@ def judge(lesions: Record | None, border: Record | None) -> Verdict:
     """Return the verdict of both tests; None where one could not be made.
 
     Lesions count where the interval of the difference lies above 0. The border counts where the interval of its AUROC
-    lies above 0.5, and most of all where it keeps at least half of what whole films have above 0.5; it tells the site
-    where the negatives are those of other sites.
+    lies above 0.5, or below it (inverted: what is told is told the wrong way round), and most of all where it is at
+    least half as far from 0.5 as that of whole films; it tells the site where the negatives are those of other sites.
     """
     looks, why = _looks(lesions)
     share, also = _remains(border)
@@ -63,10 +63,12 @@ def _remains(record: Record | None) -> tuple[float | None, str]:
     if record is None:
         return None, "no films to tell it from"
     if record["low"] is None or record["whole_low"] is None:
-        return None, "too few films of a class"
-    if record["whole_low"] <= 0.5:
+        return None, "too few patients of a class"
+    if record["whole_low"] <= 0.5 <= record["whole_high"]:
         return None, "it tells nothing apart"
-    if record["low"] <= 0.5:
-        return 0.0, "the border alone is not shown to tell anything"
-    share = (record["value"] - 0.5) / (record["whole"] - 0.5)
-    return share, f"{round(100 * min(share, 1))} % of what it tells is told by the border alone"
+    across = ", ranked across sites" if record["negatives_of"] == "others" else ""
+    if record["low"] <= 0.5 <= record["high"]:
+        return 0.0, f"the border alone is not shown to tell anything{across}"
+    share = abs(record["value"] - 0.5) / abs(record["whole"] - 0.5)
+    how = ", inverted" if record["high"] < 0.5 else ""
+    return share, f"{round(100 * min(share, 1))} % of what it tells is told by the border alone{how}{across}"

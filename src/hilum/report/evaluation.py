@@ -32,7 +32,7 @@ MAP_COLUMNS = {
 CONTROLS = {
     "random_map": "random map",
     "centre_prior": "centre prior",
-    "gaussian_prior": "middle",
+    "gaussian_prior": "middle of the image",
     "shuffled": "shuffled weights",
 }
 METRIC_NAMES = {"average_precision": "AP", "auroc": "AUROC", "iobb": "IoBB", "box_energy": "energy in box"}
@@ -142,7 +142,7 @@ def _localization(content: Record) -> Table:
             cut = cuts.get((arm, model, finding))
             threshold = "" if cut is None else _threshold(cut)
             cells = [_score(chosen["pointing_game"]), *(_value(chosen[m]) for m in list(MAP_COLUMNS)[1:])]
-            rows.append([_site(site), _finding(finding), arm, count(first["n"]), threshold, *cells])
+            rows.append([_site(site), finding_name(finding), arm, count(first["n"]), threshold, *cells])
     return Table(
         "maps",
         "Maps against boxes",
@@ -164,7 +164,7 @@ def _controls(content: Record) -> Table:
                 record = found.get((arm, model, site, finding, metric))
                 if record is not None and finding != MACRO:
                     beside = [_number(record[name]) for name in CONTROLS]
-                    rows.append([_site(site), _finding(finding), arm, MAP_COLUMNS[metric], _score(record), *beside])
+                    rows.append([_site(site), finding_name(finding), arm, MAP_COLUMNS[metric], _score(record), *beside])
     return Table(
         "maps",
         "Beside maps that cannot know",
@@ -184,7 +184,7 @@ def _checks(content: Record) -> Table:
                 found.get((arm, model, site, finding, name)) for name in ("shuffled", "other_findings", "same_peak")
             ]
             if any(chosen):
-                rows.append([_site(site), _finding(finding), arm, *map(_score, chosen)])
+                rows.append([_site(site), finding_name(finding), arm, *map(_score, chosen)])
     return Table(
         "maps",
         "Do maps follow the weights and the finding",
@@ -210,7 +210,7 @@ def _erased(content: Record) -> Table:
                 rows.append(
                     [
                         _site(site),
-                        _finding(finding),
+                        finding_name(finding),
                         arm,
                         *_losses(lesion),
                         *_borders(border),
@@ -224,7 +224,9 @@ def _erased(content: Record) -> Table:
         "of the finding fall when its true boxes are erased, and when equal boxes at the mirrored place are; n films. "
         "A model that looks at the disease loses more with the lesions. Border alone: AUROC of films of which only "
         "the outer tenth of each side is left, against negatives of the site, or of the other sites (*) where it has "
-        "too few. What is told there is told by who made the film, how and of whom, and hardly by the lungs.",
+        "those of too few patients: scores are then ranked across sites, each under the statistics and head rows of "
+        "its site. An AUROC wholly below 0.5 tells as much, inverted. What is told there is told by who made the "
+        "film, how and of whom, and hardly by the lungs.",
         [
             "site",
             "finding",
@@ -374,7 +376,12 @@ def _site(name: str) -> str:
     return "mean over sites" if name == MACRO else name
 
 
-def _finding(name: str) -> str:
+def finding_name(name: str) -> str:
+    """Return a finding as text.
+
+    >>> finding_name("Pleural_Thickening")
+    'Pleural Thickening'
+    """
     return "Macro" if name == MACRO else name.replace("_", " ")
 
 
