@@ -17,6 +17,7 @@ from hilum.randomness import derive_seed, numpy_generator
 MACRO = "macro"
 LEVEL = 0.95
 BLOCK = 1 << 22
+FEWEST = 10  # images with boxes, below which their figures are not judged
 FEWEST_OF_CLASS = 5
 
 Weights = NDArray[np.uint16]

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import wilcoxon
 
-from hilum.evaluation.bootstrap import LEVEL, Estimate, evaluate_classification
-from hilum.evaluation.localization import FEWEST, evaluate_per_image
+from hilum.evaluation.bootstrap import FEWEST, LEVEL, Estimate, evaluate_classification
+from hilum.evaluation.localization import evaluate_per_image
 
 Floats = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hilum.errors import DataError
-from hilum.evaluation.bootstrap import LEVEL, MACRO, Estimate, Figure, Resampled, interval, macro, resample
+from hilum.evaluation.bootstrap import FEWEST, LEVEL, MACRO, Estimate, Figure, Resampled, interval, macro, resample
 from hilum.evaluation.comparison import Difference, difference_of
 from hilum.evaluation.controls import centre_prior_control, gaussian_prior_control, random_map_control
 from hilum.evaluation.detection import DETECTION_FIGURES, detection_statistic
@@ -18,7 +18,6 @@ from hilum.evaluation.rodeo import RODEO_FIGURES, rodeo_counts
 from hilum.localization.components import Detections, Threshold
 
 Controls = tuple[dict[str, float], ...]
-FEWEST = 10
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from hilum.evaluation.localization import FEWEST
+from hilum.evaluation.bootstrap import FEWEST
 from hilum.evaluation.long_tail import TAIL
 from hilum.report.erasing import judge
 from hilum.report.evaluation import CONTROLS, finding_name

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hilum.evaluation.localization import FEWEST
+from hilum.evaluation.bootstrap import FEWEST
 from hilum.report.numbers import plural
 
 Record = Mapping[str, Any]
