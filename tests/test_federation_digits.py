@@ -24,6 +24,7 @@ from hilum.federation.strategies.ciil import CIIL
 from hilum.federation.strategies.fedavg import FedAvg
 from hilum.federation.strategies.iil import IIL
 from hilum.federation.strategies.scaffold import Scaffold
+from hilum.models.neck.base import NoNeck
 from hilum.shift.labels import label_emd
 from hilum.sites.examples import Examples
 from hilum.sites.shared import balanced_rows, shared_examples
@@ -168,11 +169,11 @@ class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU())
-        self.neck, self.head, self.pooling = nn.Identity(), nn.Linear(32, CLASSES), nn.Identity()
+        self.neck, self.head, self.pooling = NoNeck((32,), CLASSES), nn.Linear(32, CLASSES), nn.Identity()
         self.taxonomy = None
 
     def forward(self, images: Tensor) -> Any:
-        return SimpleNamespace(logits=self.head(self.backbone(images)), maps=None)
+        return SimpleNamespace(logits=self.head(self.backbone(images)), maps=None, masks=None)
 
     def answers(self, logits: Tensor) -> Tensor:
         return logits
