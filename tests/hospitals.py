@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,16 @@ training: {rounds: 2, updates: 2, batch: 4, threads: 1, precision: float32, vali
 federation: {normalization: site}
 evaluation: {resamples: 100, gallery: 2}
 """
+
+# Orientation in a DICOM header, and how such a file stores an upright film.
+ORIENTATIONS: list[tuple[list[str], Callable[[np.ndarray], np.ndarray]]] = [
+    (["L", "F"], lambda film: film),
+    (["R", "F"], lambda film: film[:, ::-1]),
+    (["L", "H"], lambda film: film[::-1]),
+    (["F", "L"], lambda film: film.T),
+    (["F", "R"], lambda film: film.T[::-1]),
+    (["H", "R"], lambda film: film.T[::-1, ::-1]),
+]
 
 
 @dataclass(frozen=True)

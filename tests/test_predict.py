@@ -204,17 +204,7 @@ def test_dicom_is_known_by_its_content(tiny_run: Path, tmp_path: Path) -> None:
     assert list(predicted(out)["image"]) == [str(films / name) for name in ("IM0001", "IM0002.1", "film.png")]
 
 
-@pytest.mark.parametrize(
-    ("orientation", "store"),
-    [
-        (["L", "F"], lambda film: film),
-        (["R", "F"], lambda film: film[:, ::-1]),
-        (["L", "H"], lambda film: film[::-1]),
-        (["F", "L"], lambda film: film.T),
-        (["F", "R"], lambda film: film.T[::-1]),
-        (["H", "R"], lambda film: film.T[::-1, ::-1]),
-    ],
-)
+@pytest.mark.parametrize(("orientation", "store"), hospitals.ORIENTATIONS)
 def test_maps_of_turned_films_lie_on_the_film_as_it_is_stored(
     orientation: list[str], store: Any, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +404,15 @@ def test_adjusted_to_the_images_is_with_their_statistics(
     assert plain.status == 0
     assert not np.allclose(said["all"], predicted(tmp_path / "plain")["Nodule"], atol=1e-3)
     assert not np.allclose(said["all"][:4], said["four"], atol=1e-4)
+
+
+def test_statistics_that_training_leaves_alone_are_not_adjusted(tiny_run: Path, films: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("rounds", "maps"))
+    study = run / "study.yaml"
+    study.write_text(study.read_text().replace("normalization: site", "normalization: frozen"))
+    outcome = hospitals.hilum("predict", run, films, "--out", tmp_path / "out", "--adjust", "images")
+    assert (outcome.status, "Expected statistics that training moves" in outcome.err) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -25,14 +25,6 @@ from hilum.study.evaluation.tuning import Tuned
 from hilum.training.inference import Inferred
 
 CORNERS = ["x0", "y0", "x1", "y1"]
-ORIENTATIONS: list[tuple[list[str], Callable[[np.ndarray], np.ndarray]]] = [
-    (["L", "F"], lambda film: film),
-    (["R", "F"], lambda film: film[:, ::-1]),
-    (["L", "H"], lambda film: film[::-1]),
-    (["F", "L"], lambda film: film.T),
-    (["F", "R"], lambda film: film.T[::-1]),
-    (["H", "R"], lambda film: film.T[::-1, ::-1]),
-]
 
 
 def boxes(run: Path, out: Path, *arguments: str | Path) -> pd.DataFrame:
@@ -75,7 +67,7 @@ def test_a_box_lies_around_the_disc(
 
 
 @pytest.mark.usefixtures("brightness")
-@pytest.mark.parametrize(("orientation", "store"), ORIENTATIONS)
+@pytest.mark.parametrize(("orientation", "store"), hospitals.ORIENTATIONS)
 def test_boxes_of_turned_films_lie_on_the_film_as_it_is_stored(
     orientation: list[str], store: Callable[[np.ndarray], np.ndarray], tiny_run: Path, tmp_path: Path
 ) -> None:

@@ -29,7 +29,6 @@ from hilum.progress import progress
 from hilum.study.boxes import COLUMNS, Row, boxes_of
 from hilum.study.directory import RunDirectory
 from hilum.study.evaluation.evaluate import read_tuned
-from hilum.study.federations import federation_spec
 from hilum.study.localizer import build_localizer
 from hilum.study.predictions import GRID
 from hilum.study.run import load_run_study
@@ -117,8 +116,7 @@ def predict_paths(
     if adjust == "images":
         films = list(radiographs.values())
         chosen = np.linspace(0, len(films) - 1, min(MOMENT_IMAGES, len(films))).astype(np.int64)
-        frozen = federation_spec(study, arm).normalization == "frozen"
-        adapt(voices, _pixels([films[k] for k in chosen]), precision, frozen)
+        adapt(voices, _pixels([films[k] for k in chosen]), precision)
     rows, boxes, names = [], list[Row](), _map_names(list(radiographs))
     with progress("predicting", len(radiographs)) as advance:
         files = list(radiographs)

@@ -14,6 +14,7 @@ from hilum.errors import RunError, StudyError
 from hilum.models.classifier import LocalizingClassifier
 from hilum.study.arms import WEIGHTS, is_trained, load_model, own_file
 from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.federations import federation_spec
 from hilum.study.spec import Study
 from hilum.training.loop import estimate_norm_stats, trained_norms
 from hilum.training.state import load_facts
@@ -72,14 +73,20 @@ def voices_of(
     ``adjust`` 'sites', for another hospital: each model as it stands at every training hospital k, with the statistics
     and head rows kept there, so that P(y | x) = Σ_k P(k) P(y | x, k). P(k) is the share of k in the training images
     with a label of the finding: back-door adjustment over the hospital (Pearl 2009, theorem 3.3.2). 'images': the
-    models, for ``adapt``. Raises ``StudyError`` for a site as well, or an arm in which hospitals keep nothing, and
-    ``RunError`` where the run holds not what they keep.
+    models, for ``adapt``. Raises ``StudyError`` for a site as well, for an arm in which hospitals keep nothing or
+    statistics are frozen, and ``RunError`` where the run holds not what they keep.
     """
     if adjust != "none" and site is not None and keys[0].arm != "local":
         raise StudyError(f"Expected --site or --adjust {adjust}; found both. Images of '{site}' need no adjustment.")
     if adjust != "sites":
         alike = np.full(len(study.findings), 1 / len(keys), np.float32)
-        return [Voice(load_model(study, run, key, site), alike) for key in keys]
+        voices = [Voice(load_model(study, run, key, site), alike) for key in keys]
+        frozen = federation_spec(study, keys[0].arm).normalization == "frozen"
+        if adjust == "images" and (frozen or not all(trained_norms(voice.model) for voice in voices)):
+            raise StudyError(
+                "Expected statistics that training moves, for --adjust images; they are frozen. Leave it out."
+            )
+        return voices
     if _told(run) is not None:
         raise RunError(
             f"Expected in {run.root} what every hospital keeps to itself, for --adjust sites; in a run between "
@@ -94,19 +101,16 @@ def voices_of(
     return [Voice(load_model(study, run, key, name), weight) for key in keys for name, weight in speaking.items()]
 
 
-def adapt(voices: Sequence[Voice], images: Tensor, precision: str, frozen: bool) -> None:
+def adapt(voices: Sequence[Voice], images: Tensor, precision: str) -> None:
     """Set the normalization statistics of every model to those of images (N, 1, S, S) of one hospital, without labels.
 
-    AdaBN (Li et al. 2018). Raises ``StudyError`` for fewer than ``LEAST_IMAGES`` images, and for models whose
-    statistics are frozen.
+    AdaBN (Li et al. 2018). Raises ``StudyError`` for fewer than ``LEAST_IMAGES`` images.
     """
     if len(images) < LEAST_IMAGES:
         raise StudyError(
             f"Expected {LEAST_IMAGES} images or more of one hospital, for --adjust images; found {len(images)}. "
             "Leave --adjust out."
         )
-    if frozen or not all(trained_norms(voice.model) for voice in voices):
-        raise StudyError("Expected statistics that training moves, for --adjust images; they are frozen. Leave it out.")
     for voice in voices:
         estimate_norm_stats(voice.model, images.split(ADAPT_BATCH), precision)
 
