@@ -44,6 +44,12 @@ def test_few_images_have_no_p() -> None:
     assert np.isnan(lesion_effect(np.ones(9), np.zeros(9), np.ones(9), np.arange(9), resamples=20).p)
 
 
+def test_one_film_has_no_interval() -> None:
+    effect = lesion_effect([1.0], [0.0], [1.0], ["a"], resamples=20)
+    assert effect.difference.value == 1
+    assert np.isnan([effect.difference.low, effect.difference.high]).all()
+
+
 def test_what_the_border_alone_tells() -> None:
     targets = np.arange(N) % 2
     disease, marker = 2 * targets + noise(0), 2 * targets + noise(1)

@@ -21,6 +21,7 @@ from hilum.evaluation.localization import (
     evaluate_findings,
     evaluate_localization,
     evaluate_per_image,
+    evaluate_rodeo,
     measure_findings,
     paired_localization,
 )
@@ -305,6 +306,23 @@ def test_a_mean_over_images_is_over_those_that_have_a_figure():
     assert estimate.value == pytest.approx(0.5)
     assert estimate.n == 2
     assert estimate.sd == pytest.approx(0.2 / np.sqrt(2))
+
+
+@pytest.mark.parametrize("patients", [4, 5])
+def test_figures_of_fewer_than_five_patients_have_no_interval(patients):
+    who = np.arange(20) % patients
+    rng = np.random.default_rng(0)
+    boxes, maps = {"Mass": [QUARTER] * 20}, random_maps(20, (4, 4), rng)[:, None]
+    found = [
+        evaluate_per_image(rng.random(20), who, resamples=100),
+        evaluate_findings(maps, boxes, who, resamples=100)["Mass"]["box_energy"],
+        evaluate_detections(
+            {"Mass": [detect(maps[:, 0], rng.random(20), 0.5)]}, boxes, np.ones((20, 1)), who, resamples=100
+        )["Mass"]["ap@0.3"],
+        evaluate_rodeo([{"Mass": [QUARTER] * 20}], boxes, who, resamples=100)["Mass"]["rodeo"],
+    ]
+    assert [np.isnan([f.low, f.high]).all() for f in found] == [patients < 5] * 4
+    assert not np.isnan([f.value for f in found]).any()
 
 
 def test_maps_of_two_arms_are_paired_by_image():

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hilum.study import erasures
 from hilum.study.directory import ModelKey
 from hilum.study.erasures import CONTROL, LESIONS, MIDDLE_PART, NOTHING, chosen_films
 from hilum.study.evaluation.erasing import border_records, lesion_records
@@ -31,7 +30,7 @@ def held(boxes: list[tuple[str, str, tuple[float, ...]]], images: int = 3) -> He
 
 @pytest.mark.parametrize("other", [[], [("a1", "Mass", MASS)], [("a0", "Mass", MASS)]])
 def test_a_control_keeps_off_the_boxes_of_every_finding_of_its_film(other: list[Any]) -> None:
-    films = chosen_films(KEY, held([("a0", "Nodule", NODULE), *other]))
+    films = chosen_films(KEY, held([("a0", "Nodule", NODULE), *other]), 200)
     (control,) = [film for film in films if film.erased == CONTROL]
     (box,) = control.boxes
     np.testing.assert_allclose(box[[0, 2]], (0.7, 0.9))
@@ -39,10 +38,9 @@ def test_a_control_keeps_off_the_boxes_of_every_finding_of_its_film(other: list[
     assert free == any(image == "a0" for image, *_ in other)
 
 
-def test_a_whole_film_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erasures, "ERASED", 2)
+def test_a_whole_film_is_asked_once() -> None:
     boxes = [(f"a{k}", "Nodule", NODULE) for k in range(6)]
-    films = chosen_films(KEY, held(boxes, 6))
+    films = chosen_films(KEY, held(boxes, 6), 2)
     whole = [film.row for film in films if film.erased == NOTHING]
     middle, lesions, control = (
         [film.row for film in films if film.erased == part] for part in (MIDDLE_PART, LESIONS, CONTROL)
@@ -51,8 +49,9 @@ def test_a_whole_film_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lesions == control
     assert sorted(whole) == sorted({*middle, *lesions})
     assert {film.finding for film in films if film.erased in (NOTHING, MIDDLE_PART)} == {""}
-    elsewhere = chosen_films(ModelKey(0, "local", "south"), held(boxes, 6))
+    elsewhere = chosen_films(ModelKey(0, "local", "south"), held(boxes, 6), 2)
     assert {film.erased for film in elsewhere} == {NOTHING, MIDDLE_PART}
+    assert chosen_films(KEY, held(boxes, 6), 0) == []
 
 
 def erased(targets: list[int], patients: list[int], odds: dict[str, list[float]], boxes: str = "") -> Erased:

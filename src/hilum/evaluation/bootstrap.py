@@ -27,12 +27,12 @@ Weights = NDArray[np.uint16]
 class Estimate:
     """A figure with its interval and the images behind it.
 
-    ``value`` is NaN where the figure does not exist; ``low`` and ``high`` are NaN where more than half of the resamples
-    have none, or where fewer than ``FEWEST_OF_CLASS`` patients have a positive image, or a negative: resamples of
-    so few know nothing of those that were not met. ``n`` images have a known label, ``positives`` of them are
-    positive; for a macro both count (image, finding) pairs over the ``findings`` that are averaged. ``sd`` is the
-    standard deviation between training seeds, NaN for one seed. The interval speaks of the patients of the test set
-    only, ``sd`` of the seeds only.
+    ``value`` is NaN where the figure does not exist; ``low`` and ``high`` are NaN where more than half of the
+    resamples have none, or where fewer than ``FEWEST_OF_CLASS`` patients have a positive image, or a negative, or a
+    figure of single images at all: resamples of so few know nothing of those that were not met. ``n`` images have a
+    known label, ``positives`` of them are positive; for a macro both count (image, finding) pairs over the
+    ``findings`` that are averaged. ``sd`` is the standard deviation between training seeds, NaN for one seed. The
+    interval speaks of the patients of the test set only, ``sd`` of the seeds only.
     """
 
     value: float
@@ -233,9 +233,15 @@ def too_few(targets: Floats, patients: ArrayLike) -> NDArray[np.bool_]:
     ``targets`` (N, C), ``patients`` (N,). Patients are counted, not images, because patients are what is drawn; one
     with images of both classes counts in both.
     """
-    who = np.asarray(patients)
-    counts = [min(len(np.unique(who[t == target])) for target in (0, 1)) for t in targets.T]
-    return np.asarray(counts, dtype=np.int64) < FEWEST_OF_CLASS
+    return few_patients(targets == 1, patients) | few_patients(targets == 0, patients)
+
+
+def few_patients(shown: NDArray[np.bool_], patients: ArrayLike) -> NDArray[np.bool_]:
+    """Return which columns of ``shown`` (N, ...) hold for images of fewer than ``FEWEST_OF_CLASS`` patients."""
+    _, member = np.unique(np.asarray(patients), return_inverse=True)
+    of_patient = np.zeros((member.max(initial=-1) + 1, *shown.shape[1:]), dtype=bool)
+    np.logical_or.at(of_patient, member, shown)
+    return np.asarray(of_patient.sum(axis=0) < FEWEST_OF_CLASS)
 
 
 def figures_of(

@@ -9,7 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hilum.errors import DataError
-from hilum.evaluation.bootstrap import FEWEST, LEVEL, MACRO, Estimate, Figure, Resampled, interval, macro, resample
+from hilum.evaluation.bootstrap import (
+    FEWEST,
+    LEVEL,
+    MACRO,
+    Estimate,
+    Figure,
+    Resampled,
+    few_patients,
+    interval,
+    macro,
+    resample,
+)
 from hilum.evaluation.comparison import Difference, difference_of
 from hilum.evaluation.controls import centre_prior_control, gaussian_prior_control, random_map_control
 from hilum.evaluation.detection import DETECTION_FIGURES, detection_statistic
@@ -109,7 +120,7 @@ def evaluate_findings(
         for f in boxes
     }
     sample = resample(lambda weights: _weighted_means(weights, values), who, resamples, seed)
-    return _tabulate(sample, names, (~np.isnan(values)).any(axis=0).sum(axis=0), beside, level)
+    return _tabulate(sample, names, (~np.isnan(values)).any(axis=0), who, beside, level)
 
 
 def evaluate_detections(
@@ -143,10 +154,10 @@ def evaluate_detections(
         return stacked.reshape(*stacked.shape[:2], -1)
 
     boxed = np.array([[len(np.asarray(b)) > 0 for b in boxes[f]] for f in boxes]).T & known
-    counts = np.repeat(boxed.sum(axis=0)[None], len(DETECTION_FIGURES), axis=0)
     sample = resample(figures, who, resamples, seed)
+    beside = {f: (controls or {}).get(f, ({}, {}, {})) for f in boxes}
     return _tabulate(
-        sample, DETECTION_FIGURES, counts, {f: (controls or {}).get(f, ({}, {}, {})) for f in boxes}, level
+        sample, DETECTION_FIGURES, np.repeat(boxed[:, None], len(DETECTION_FIGURES), axis=1), who, beside, level
     )
 
 
@@ -182,14 +193,14 @@ def evaluate_rodeo(
             beside[k][:, columns] = rodeo_counts({f: one.get(f, nothing) for f in boxes}, boxes).figures()[0][
                 :, columns
             ]
-    shown = [sum(len(np.asarray(b)) > 0 for b in one) for one in boxes.values()]
+    boxed = np.array([[len(np.asarray(b)) > 0 for b in one] for one in boxes.values()]).T
+    boxed = np.concatenate([boxed, boxed.any(axis=1, keepdims=True)], axis=1)
+    few, shown = few_patients(boxed, patients), [*boxed[:, :-1].sum(axis=0), boxed[:, :-1].sum()]
     table: dict[str, dict[str, LocalizationEstimate]] = {name: {} for name in (*boxes, MACRO)}
     for k, figure in enumerate(RODEO_FIGURES):
-        for c, (name, n, findings) in enumerate(
-            zip(table, [*shown, sum(shown)], [*[1] * len(boxes), len(boxes)], strict=True)
-        ):
+        for c, (name, n, findings) in enumerate(zip(table, shown, [*[1] * len(boxes), len(boxes)], strict=True)):
             part = _columns(sample, k * (len(boxes) + 1) + c, 1)
-            table[name][figure] = _estimate(part, n, beside[:, k, c], findings, level)
+            table[name][figure] = _estimate(part, int(n), beside[:, k, c], findings, level, bool(few[c]))
     return table
 
 
@@ -199,7 +210,9 @@ def evaluate_per_image(
     """Return the mean of a figure of each image, (N,) or (S, N) for S seeds, NaN where an image has none."""
     v = np.atleast_2d(np.asarray(values, dtype=np.float64))
     sample = resample(lambda weights: _weighted_means(weights, v), patients, resamples, seed)
-    return Figure(sample, int((~np.isnan(v)).any(axis=0).sum()), 0).estimate(level)
+    known = (~np.isnan(v)).any(axis=0)
+    estimate = Figure(sample, int(known.sum()), 0).estimate(level)
+    return replace(estimate, low=np.nan, high=np.nan) if few_patients(known, patients) else estimate
 
 
 def paired_localization(
@@ -238,15 +251,23 @@ def measure_findings(
 
 
 def _tabulate(
-    sample: Resampled, names: Sequence[str], counts: NDArray[np.intp], beside: Mapping[str, Controls], level: float
+    sample: Resampled,
+    names: Sequence[str],
+    shown: NDArray[np.bool_],
+    patients: NDArray[np.generic],
+    beside: Mapping[str, Controls],
+    level: float,
 ) -> dict[str, dict[str, LocalizationEstimate]]:
-    # Figures lie in the sample as (name, finding).
+    # Figures lie in the sample as (name, finding); ``shown`` (N, names, findings): images that have one.
+    counts, few = shown.sum(axis=0), few_patients(shown, patients)
     table: dict[str, dict[str, LocalizationEstimate]] = {name: {} for name in (*beside, MACRO)}
     for k, name in enumerate(names):
         part = _columns(sample, k * len(beside), len(beside))
         controls = np.array([[control.get(name, np.nan) for control in three] for three in beside.values()])
         for c, finding in enumerate(beside):
-            table[finding][name] = _estimate(_columns(part, c, 1), int(counts[k, c]), controls[c], 1, level)
+            table[finding][name] = _estimate(
+                _columns(part, c, 1), int(counts[k, c]), controls[c], 1, level, bool(few[k, c])
+            )
         exists = ~np.isnan(part.values)
         means = np.array([mean_known(column) for column in controls[exists].T])
         table[MACRO][name] = _estimate(macro(part), int(counts[k].sum()), means, int(exists.sum()), level)
@@ -285,8 +306,10 @@ def _weighted_means(weights: NDArray[np.generic], values: Floats) -> Floats:
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
-def _estimate(sample: Resampled, n: int, controls: Floats, findings: int, level: float) -> LocalizationEstimate:
-    low, high = interval(sample.resamples[:, 0], level)
+def _estimate(
+    sample: Resampled, n: int, controls: Floats, findings: int, level: float, few: bool = False
+) -> LocalizationEstimate:
+    low, high = (np.nan, np.nan) if few else interval(sample.resamples[:, 0], level)
     random_map, centre, gaussian = (float(c) for c in controls)
     value = float(sample.values[0])
     return LocalizationEstimate(value, low, high, n, random_map, centre, gaussian, sample.spread, findings)

@@ -20,7 +20,6 @@ from hilum.study.predictions import BATCH, HeldOut, identify, write_table
 from hilum.study.spec import Study
 from hilum.training.inference import infer
 
-ERASED = 200
 NOTHING, MIDDLE_PART, LESIONS, CONTROL = "nothing", "middle", "lesions", "control"
 SATURATED = 1e-7
 
@@ -43,13 +42,13 @@ def write_erased(
 ) -> None:
     """Write the log-odds of a model on test films with erased parts; findings it never saw labels of stay blank.
 
-    Up to ``ERASED`` films of a site, drawn at random, are seen whole and without their middle; up to as many of each
-    finding with boxes whole, without these and, as a control, without equal boxes at the mirrored place. Boxes without
-    such a place stay in both. A local model meets boxes at its own hospital only.
+    Up to ``evaluation.erased`` films of a site, drawn at random, are seen whole and without their middle; up to as
+    many of each finding with boxes whole, without these and, as a control, without equal boxes at the mirrored place.
+    Boxes without such a place stay in both. A local model meets boxes at its own hospital only.
     """
     site = test.site
     path = run.erased(key, site.name)
-    films = [] if path.is_file() else chosen_films(key, test)
+    films = [] if path.is_file() else chosen_films(key, test, study.evaluation.erased)
     if not films:
         return
     model = load_model(study, run, key, site.name).to(run_device(run))
@@ -66,12 +65,12 @@ def describe_films(site: Site, films: Sequence[Film]) -> pd.DataFrame:
     return table.assign(erased=[film.erased for film in films], boxes=[film.finding for film in films])
 
 
-def chosen_films(key: ModelKey, test: HeldOut) -> list[Film]:
+def chosen_films(key: ModelKey, test: HeldOut, most: int) -> list[Film]:
     """Return the test films of a site that a model is asked about, each with what is erased of it."""
     site = test.site
     order = numpy_generator(0, site.name, "erased").permutation(test.rows)
-    asked = order[:ERASED]
-    boxed = list(_boxed(site, order)) if key.arm != "local" or key.model == site.name else []
+    asked = order[:most]
+    boxed = list(_boxed(site, order, most)) if key.arm != "local" or key.model == site.name else []
     whole = dict.fromkeys([*asked.tolist(), *(film.row for film in boxed)])
     return [
         *(Film(row, NOTHING, "", np.empty((0, 4))) for row in whole),
@@ -80,7 +79,7 @@ def chosen_films(key: ModelKey, test: HeldOut) -> list[Film]:
     ]
 
 
-def _boxed(site: Site, order: NDArray[np.int64]) -> Iterator[Film]:
+def _boxed(site: Site, order: NDArray[np.int64], most: int) -> Iterator[Film]:
     """Yield films of each finding without its boxes, and without equal ones that keep off every box of the film.
 
     That a finding is not of the study makes its lesions no better a control.
@@ -89,7 +88,7 @@ def _boxed(site: Site, order: NDArray[np.int64]) -> Iterator[Film]:
     every = _by_image(table)
     for finding in site.findings:
         true = _by_image(table[table["finding"] == finding])
-        for row in [row for row in order.tolist() if ids[row] in true][:ERASED]:
+        for row in [row for row in order.tolist() if ids[row] in true][:most]:
             boxes = true[ids[row]]
             placed, found = mirrored(boxes, every[ids[row]])
             if found.any():

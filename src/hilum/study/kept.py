@@ -42,7 +42,10 @@ def require_sound(study: Study, key: ModelKey, held: HeldOut, run: RunDirectory)
 
 def _require_erased(study: Study, key: ModelKey, held: HeldOut, run: RunDirectory) -> None:
     path = run.erased(key, held.site.name)
-    if path.is_file() and not _is_erased(path, describe_films(held.site, chosen_films(key, held)), study.findings):
+    if not path.is_file():
+        return
+    films = describe_films(held.site, chosen_films(key, held, study.evaluation.erased))
+    if not _is_erased(path, films, study.findings):
         raise RunError(
             f"Expected log-odds of the films with erased parts in {path}; the file is damaged, or an older hilum chose "
             f"other films (as in all of {run.root / 'erased'}). Remove it and run the study again with --resume."

@@ -142,13 +142,18 @@ class TrainingSpec(Section):
 
 
 class EvaluationSpec(Section):
-    """Bootstrap resamples, mirror averaging, what makes maps, s.d. of the Gaussian that smooths them (cells), cuts."""
+    """Bootstrap resamples, mirror averaging, what makes maps, s.d. of the Gaussian that smooths them (cells), cuts.
+
+    ``gallery``: images shown of a finding; ``erased``: films of a site, and of each of its findings with boxes, that
+    the model sees again with parts erased; 0: none.
+    """
 
     resamples: Annotated[int, Field(ge=100)] = 1000
     flip: bool = True
     smoothing: Annotated[float, Field(ge=0)] = 0.7
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     gallery: Annotated[int, Field(ge=0)] = 4
+    erased: Annotated[int, Field(ge=0)] = 200
     localizer: NamedOptions = NamedOptions(name="map")
 
     @field_validator("localizer")
