@@ -37,7 +37,8 @@ from hilum.allocator import keep_freed_memory
 from hilum.databases.phantoms.hospitals import HOSPITALS, Hospital
 from hilum.databases.phantoms.patients import Visit, visits
 from hilum.databases.phantoms.writing import render_visit
-from hilum.evaluation.bootstrap import LEVEL, Figure, Resampled, Statistic, classification_statistic, macro, resample
+from hilum.evaluation import METRICS
+from hilum.evaluation.bootstrap import LEVEL, Figure, Resampled, Statistic, macro, resample
 from hilum.evaluation.calibration import expected_calibration_error
 from hilum.evaluation.comparison import difference_of
 from hilum.evaluation.controls import average_box_prior, random_maps
@@ -457,7 +458,13 @@ def of_pairs(chosen: Sequence[Pair], stack: Stack) -> tuple[Floats, Floats]:
 
 def ranked(metric: str, chosen: Sequence[Pair]) -> Callable[[Stack], Statistic]:
     """Return the figure that is the mean of a metric over pairs."""
-    return lambda stack: classification_statistic(metric, *of_pairs(chosen, stack))
+    function = METRICS.load(metric)
+
+    def statistic(stack: Stack) -> Statistic:
+        scores, targets = of_pairs(chosen, stack)
+        return lambda weights: np.stack([function(s, targets, weights) for s in scores], axis=1)
+
+    return statistic
 
 
 def calibrated(stack: Stack) -> Statistic:

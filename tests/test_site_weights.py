@@ -23,6 +23,13 @@ def test_a_site_counts_by_its_images_or_by_the_contrast_of_its_labels() -> None:
     images, known, positive = np.array([400, 100]), np.array([[400], [100]]), np.array([[400], [50]])
     np.testing.assert_allclose(site_shares(images, known, positive, 0.5), [2 / 3, 1 / 3])
     np.testing.assert_allclose(site_shares(images, known, positive, 0.5, "contrast"), [0, 1])
+    np.testing.assert_allclose(site_shares(images, known, known, 0.5, "contrast"), [2 / 3, 1 / 3])
+
+
+def test_positives_that_nobody_contrasts_give_no_voice() -> None:
+    """Hannover labels COVID-19, which no other site does, and every image of it shows it."""
+    known, positive = np.array([[500, 0], [0, 140]]), np.array([[250, 0], [0, 140]])
+    np.testing.assert_allclose(site_shares(np.array([500, 140]), known, positive, 0.5, "contrast"), [1, 0])
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=6), st.sampled_from([0.0, 0.3, 1.0]))

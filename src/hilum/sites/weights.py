@@ -32,11 +32,13 @@ def site_shares(
 ) -> NDArray[np.float64]:
     """Return p_k ∝ n_k^tau over sites (K,): tau 1 is FedAvg's weighting, 0 gives every site the same.
 
-    n_k: ``images`` (K,), or under 'contrast' the evidence of ``known`` and ``positive`` (K, C) over all findings.
+    n_k: ``images`` (K,), or under 'contrast' the contrast of ``known`` and ``positive`` (K, C) over all findings: a
+    finding that nobody labels both ways gives no site a voice. Where there is none at all, images count.
     """
-    if weighting == "known":
+    contrast = label_contrast(known, positive).sum(1)
+    if weighting == "known" or not contrast.any():
         return shares(images.astype(np.float64), tau)
-    return shares(label_evidence(known, positive, weighting).sum(1), tau)
+    return shares(contrast, tau)
 
 
 def shares(amounts: NDArray[np.float64], tau: float) -> NDArray[np.float64]:
