@@ -4,14 +4,17 @@
 
 Ten classes, nine findings alone and none, one scanner, one image a patient. One pool of radiographs is cut into ten
 sites, each with more of one class, so that the label EMD of Zhao et al. (2018) of every site from all is 0, 0.5, 1 and
-1.8; there a site holds one class. A balanced test site of other patients takes no part in training. One run directory
-for each seed and EMD; the same command goes on where it was stopped. Prints Markdown tables after every seed.
+1.8; there a site holds one class. A balanced test site of other patients takes no part in training. 'fedavg-shared' is
+FedAvg with a balanced set of further patients that every site may see, a twentieth of all training images; in
+'fedavg-gossip' no server averages, but neighbours on a ring. One run directory for each seed and EMD; the same command
+goes on where it was stopped. Prints Markdown tables after every seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,7 +53,8 @@ CLASSES = len(FINDINGS) + 1
 SITES = CLASSES
 SIZE = 64
 EMDS = (0.0, 0.5, 1.0, 1.8)
-TEST = "test"
+TEST, PUBLIC = "test", "public"
+SHARE = 0.05  # of the public set, beside all training images
 BASE = "federated"  # FedAvg, which the others are compared with
 # Here these give the weights of FedAvg: sites are alike in size and steps, and know all labels; Ditto's common model.
 SAME_HERE = ("fednova", "surgical", "fedmlp", "fedlsm", "ditto")
@@ -64,6 +68,7 @@ class Pools:
     train: Pool
     val: Pool
     test: Pool
+    public: Pool
 
 
 def draw_pools(images: int, val: int, test: int, contrast: float) -> Pools:
@@ -80,7 +85,8 @@ def draw_pools(images: int, val: int, test: int, contrast: float) -> Pools:
             ]
         )
 
-    return Pools(draw("train", images), draw("val", val), draw("test", test))
+    public = math.ceil(SHARE * images * SITES / CLASSES)
+    return Pools(draw("train", images), draw("val", val), draw("test", test), draw(PUBLIC, public))
 
 
 def class_counts(images: int, emd: float) -> NDArray[np.int64]:
@@ -119,6 +125,7 @@ def write_sites(pools: Pools, emd: float, root: Path) -> float:
     for k in range(SITES):
         write_site(root / f"site{k}", {"train": train[k], "val": val[k]})
     write_site(root / TEST, {"test": [(k, pixels) for k in range(CLASSES) for pixels in pools.test[k]]})
+    write_site(root / PUBLIC, {"train": [(k, pixels) for k in range(CLASSES) for pixels in pools.public[k]]})
     return float(label_emd(counts).mean())
 
 
@@ -132,6 +139,8 @@ def study_of(root: Path, seed: int, options: argparse.Namespace) -> Study:
         name: {"strategy": name} | IMPLIED.get(name, {}) for name in options.strategies if name != "fedavg"
     }
     further["fedavg-averaged"] = {"normalization": "averaged"}
+    further["fedavg-shared"] = {"shared": {"database": "folder", "root": root / PUBLIC, "share": SHARE}}
+    further["fedavg-gossip"] = {"topology": "gossip"}
     sites: dict[str, Any] = {f"site{k}": {"database": "folder", "root": root / f"site{k}"} for k in range(SITES)}
     common = {"tau": 1.0, "weighting": "known", "head": "shared", "normalization": "recalibrated"}
     training = {
