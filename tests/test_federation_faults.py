@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,13 +16,14 @@ import torch
 
 from fakes import FakeSite, Hospitals, fake_site, fake_trainer, tiny_model
 from hilum.errors import TrainingError
+from hilum.federation import aggregation
 from hilum.federation.memory import SiteMemory
 from hilum.federation.messages import NEVER, Lost, Reply, ServerState, Task
 from hilum.federation.rounds import AFTER_ALL_WAVES, Federation, RoundsPlan
 from hilum.federation.runtimes.in_process import InProcess, Presence
 from hilum.federation.strategies.ciil import CIIL
 from hilum.federation.strategies.ditto import Ditto
-from hilum.federation.strategies.fedavg import FedAvg
+from hilum.federation.strategies.fedavg import HEADS_OF, FedAvg
 from hilum.federation.strategies.scaffold import CONTROL, Scaffold
 from hilum.training.optimizers import OptimizerPlan
 from hilum.training.state import State, copy_state, fingerprint
@@ -33,10 +35,10 @@ Record = dict[str, Any]
 
 @dataclass
 class Faulty(InProcess):
-    """Sites some of whose replies are lost or spoiled on the way: (round, site) → what arrives."""
+    """Sites some of whose replies are lost or spoiled on the way: (round or other task, site) → what arrives."""
 
     inner: InProcess
-    faults: Mapping[tuple[int, str], Any]
+    faults: Mapping[tuple[int | str, str], Any]
 
     def sites(self, round_: int) -> list[str]:
         return self.inner.sites(round_)
@@ -44,7 +46,7 @@ class Faulty(InProcess):
     def exchange(self, tasks: Mapping[str, Task]) -> Iterator[Reply | Lost]:
         for reply in self.inner.exchange(tasks):
             task = tasks[reply.site]
-            fault = self.faults.get((task.round, reply.site)) if task.kind == "train" else None
+            fault = self.faults.get((task.round if task.kind == "train" else task.kind, reply.site))
             yield fault(reply) if fault else reply
 
 
@@ -125,11 +127,27 @@ def spoiled(name: str, value: float) -> Any:
     return spoil
 
 
+def recounted(**changes: Any) -> Any:
+    return lambda reply: replace(reply, counts=replace(reply.counts, **changes))
+
+
+def imaginary(reply: Reply) -> Reply:
+    bias = reply.state["head.bias"] + complex(0, math.nan)
+    assert bias.dtype == torch.complex64
+    return replace(reply, state=reply.state | {"head.bias": bias})
+
+
 FAULTS = {
     "NaN": (spoiled("head.bias", math.nan), "'head.bias' holds NaN"),
     "infinity": (spoiled("backbone.stem.0.weight", math.inf), "holds NaN or infinity"),
     "a wrong shape": (lambda r: replace(r, state=r.state | {"head.bias": torch.ones(7)}), r"of shape (2,) from 'b'"),
     "too few tensors": (lambda r: replace(r, state={}), "found nothing"),
+    "another type": (imaginary, "Expected 'head.bias' as torch.float32 from 'b'; found torch.complex64"),
+    "more images than before": (
+        recounted(images=10**6),
+        "Expected the label counts that 'b' told when it joined, of 12 images; found others, of 1000000",
+    ),
+    "other labels than before": (recounted(positive=np.zeros(2, np.int64)), "that 'b' told when it joined"),
     "an old round": (lambda r: replace(r, round=1), "Expected a reply to round 2 from 'b'; found round 1"),
     "nothing": (lambda r: Lost("b", "did not answer in 60 s"), "did not answer in 60 s"),
     "a full disk": (lambda r: Lost("b", "the disk is full", TrainingError("the disk is full")), "the disk is full"),
@@ -230,6 +248,44 @@ def test_a_site_that_cannot_tell_its_counts_joins_when_it_can(tmp_path: Path) ->
     assert [record.get("lost") for record in records] == [{"b": "did not answer"}, None]
     with pytest.raises(TrainingError, match=r"100% of 3 sites in round 1; 2 answered\. b: did not answer"):
         run(tmp_path / "all", 1.0)
+
+
+COUNTS = {
+    "of another length": (recounted(known=np.array([12]), positive=np.array([6])), "counts of 2 findings, int64, from"),
+    "of no whole numbers": (recounted(known=np.array([12.0, 12.0])), "from 'b'; found (2,), float64"),
+    "below 0": (recounted(positive=np.array([6, -1])), "found -1, 12 and 12 of finding 2"),
+    "with more positive than known": (recounted(positive=np.array([13, 6])), "found 13, 12 and 12 of finding 1"),
+    "with more known than images": (recounted(images=11), "found 6, 12 and 11 of finding 1"),
+    "beyond all hospitals": (recounted(images=10**15), "and 1000000000000000 of finding 1"),
+}
+
+
+@pytest.mark.parametrize("fault", COUNTS)
+def test_a_site_whose_counts_cannot_be_does_not_join_and_the_others_train(fault: str, tmp_path: Path) -> None:
+    spoil, told = COUNTS[fault]
+    faults = {("count", "b"): spoil}
+    server, records = loop(tmp_path / "lost", RoundsPlan(1, quorum=0.6), faults=faults)
+    assert told in records[0]["lost"]["b"]
+    expected, _ = loop(tmp_path / "without", RoundsPlan(1), sites=(SITES[0], SITES[2]))
+    assert fingerprint(server.state) == fingerprint(expected.state)
+    assert set(server.counts) == {"a", "c"}
+    with pytest.raises(TrainingError, match=re.escape(told)):
+        loop(tmp_path / "all", RoundsPlan(1), faults=faults)
+
+
+def test_a_site_whose_moments_do_not_fit_has_no_head_of_its_own_and_the_others_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def short(reply: Reply) -> Reply:
+        assert reply.moments is not None
+        return replace(reply, moments=replace(reply.moments, mean=reply.moments.mean[:-1]))
+
+    monkeypatch.setattr(aggregation, "OWN_EVIDENCE", 1.0)
+    strategy, faults = FedAvg(GROUPS, head="site"), {("describe", "b"): short}
+    server, _ = loop(tmp_path / "lost", RoundsPlan(1, quorum=0.6), strategy, faults=faults)
+    assert {name.split("/")[1] for name in server.extra if name.startswith(HEADS_OF)} == {"a", "c"}
+    with pytest.raises(TrainingError, match=r"moments of shape \(8,\), float64, from 'b'; found \(7,\)"):
+        loop(tmp_path / "all", RoundsPlan(1), strategy, faults=faults)
 
 
 # Early stopping

@@ -135,6 +135,13 @@ def test_a_message_that_does_not_fit_itself_is_refused(change: dict[str, object]
         task_of(Payload(payload.arrays, json.dumps(json.loads(payload.scalars) | change)))
 
 
+def test_a_number_that_is_none_is_refused() -> None:
+    counts = LabelCounts(1, np.ones(1, np.int64), np.ones(1, np.int64))
+    payload = reply_payload(Reply("north", 1, {}, counts))
+    with pytest.raises(TrainingError, match="same version"):
+        reply_of(replace(payload, scalars=payload.scalars.replace('"images": 1', '"images": 1e999')))
+
+
 @pytest.mark.parametrize("scalars", ["", "[]", "null", "{}"])
 def test_no_message_at_all_is_refused(scalars: str) -> None:
     with pytest.raises(TrainingError, match="Expected a message"):

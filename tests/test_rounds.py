@@ -197,7 +197,13 @@ def test_a_sound_reply_is_accepted() -> None:
         (replace(REPLY, state=STATE | {"w": torch.ones(3, 2)}), r"of shape \(2, 3\) from 'north'; found \(3, 2\)"),
         (replace(REPLY, state=STATE | {"w": torch.full((2, 3), math.nan)}), "'w' holds NaN or infinity"),
         (replace(REPLY, state=STATE | {"w": torch.full((2, 3), -math.inf)}), "'north' in round 4; 'w' holds NaN"),
+        (
+            replace(REPLY, state=STATE | {"w": torch.ones(2, 3).double()}),
+            "'w' as torch.float32 .*; found torch.float64",
+        ),
         (replace(REPLY, extra={"control/w": torch.full((2, 3), math.nan)}), "'control/w' holds NaN"),
+        (replace(REPLY, extra={"control/w": torch.ones(2, 3).cfloat()}), "'control/w' as .*; found torch.complex64"),
+        (replace(REPLY, extra={"steps": torch.tensor(1j)}), "'steps' as torch.float32 or torch.int64 from 'north'"),
         (replace(REPLY, extra={"control/w": torch.ones(3)}), r"'control/w' of another shape from .*; found \(3,\)"),
         (replace(REPLY, extra={"steps": torch.ones(3)}), r"'steps' of another shape from 'north'; found \(3,\)"),
     ],
@@ -246,7 +252,24 @@ def test_a_validation_loss_that_is_not_finite_is_refused_with_its_site() -> None
         check_reply(Reply("a", 3, {}, counts, validation={"a": float("nan")}), Task("validate", 3))
 
 
-def test_moments_that_are_not_finite_are_refused_with_their_site() -> None:
-    moments = FeatureMoments(30, np.array([0.0, math.nan]), np.eye(2))
-    with pytest.raises(TrainingError, match="finite feature moments from 'north'"):
-        check_reply(replace(REPLY, moments=moments), TASK)
+MOMENTS = FeatureMoments(30, np.zeros(2), np.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("moments", "message"),
+    [
+        (replace(MOMENTS, mean=np.array([0.0, math.nan])), "Expected finite feature moments from 'north'"),
+        (replace(MOMENTS, mean=np.zeros(3), second=np.eye(3)), r"of shape \(2,\), float64, .*; found \(3,\), float64"),
+        (replace(MOMENTS, second=np.eye(3)), r"of shape \(2, 2\), float64, from 'north'; found \(3, 3\)"),
+        (replace(MOMENTS, mean=np.full(2, 1j)), r"found \(2,\), complex128"),
+        (replace(MOMENTS, images=0), "moments of 1 to 30 images from 'north'; found 0"),
+        (replace(MOMENTS, images=31), "moments of 1 to 30 images from 'north'; found 31"),
+    ],
+)
+def test_moments_that_do_not_fit_are_refused_with_their_site(moments: FeatureMoments, message: str) -> None:
+    state = {"head.weight": torch.zeros(1, 2, 1, 1)}
+    task = Task("describe", 4, state)
+    reply = Reply("north", 4, state, LabelCounts(30, np.array([30]), np.array([9])), moments=MOMENTS)
+    check_reply(reply, task)
+    with pytest.raises(TrainingError, match=message):
+        check_reply(replace(reply, moments=moments), task)

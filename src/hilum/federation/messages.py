@@ -21,6 +21,9 @@ Moment = tuple[int, int]  # round and wave of a task; (0, 0) is before the first
 NEVER: Moment = (0, 0)
 AFTER_ALL_WAVES = 9999  # the wave of tasks that follow the training of a round
 STATELESS = ("count", "validate")  # tasks whose reply holds no weights
+NUMBERS = (torch.float32, torch.int64)  # types of a strategy's tensors that are no weights
+HEAD = "head.weight"  # (C, D, 1, 1), in the state of every model
+MOST_IMAGES = 10**8  # of one site; no hospital has more
 
 
 def share_of(share: float, count: int) -> int:
@@ -119,7 +122,7 @@ class ServerState:
 
 
 def check_reply(reply: Reply, task: Task) -> None:
-    """Refuse a reply of another round, of other shapes, or with values that are not finite (``TrainingError``)."""
+    """Refuse a reply of another round, of other shapes or types, or not finite (``TrainingError``)."""
     if reply.round != task.round:
         raise TrainingError(f"Expected a reply to round {task.round} from '{reply.site}'; found round {reply.round}.")
     if task.kind not in STATELESS:
@@ -131,9 +134,39 @@ def check_reply(reply: Reply, task: Task) -> None:
         raise TrainingError(
             f"Expected a finite validation loss from '{reply.site}'; found NaN or infinity. {START_ANEW}"
         )
-    moments = reply.moments
-    if moments is not None and not (np.isfinite(moments.mean).all() and np.isfinite(moments.second).all()):
-        raise TrainingError(f"Expected finite feature moments from '{reply.site}'; found NaN or infinity. {START_ANEW}")
+    if task.kind == "describe" and reply.moments is not None:
+        _check_moments(reply, reply.moments, task.state[HEAD].shape[1])
+
+
+def check_counts(reply: Reply, findings: int, told: LabelCounts | None) -> None:
+    """Refuse label counts that cannot be, or are not those that the site ``told`` before (``TrainingError``).
+
+    ``findings``: C. Nobody but the site sees its labels: what it tells first is believed, and holds for the run.
+    """
+    counts = reply.counts
+    for labels in (counts.known, counts.positive):
+        if labels.shape != (findings,) or labels.dtype != np.int64:
+            raise TrainingError(
+                f"Expected label counts of {findings} findings, int64, from '{reply.site}'; found {labels.shape}, "
+                f"{labels.dtype}. Give it the study and the version of hilum that the server has."
+            )
+    sound = (counts.positive >= 0) & (counts.positive <= counts.known) & (counts.known <= counts.images)
+    if counts.images > MOST_IMAGES or not sound.all():
+        c = int(np.argmin(sound))
+        raise TrainingError(
+            f"Expected 0 ≤ positive ≤ known ≤ images ≤ {MOST_IMAGES} in the label counts of '{reply.site}'; found "
+            f"{counts.positive[c]}, {counts.known[c]} and {counts.images} of finding {c + 1}. Check its labels."
+        )
+    if told is not None and not (
+        counts.images == told.images
+        and np.array_equal(counts.known, told.known)
+        and np.array_equal(counts.positive, told.positive)
+    ):
+        raise TrainingError(
+            f"Expected the label counts that '{reply.site}' told when it joined, of {told.images} images; found "
+            f"others, of {counts.images}. Give it the images and labels that it began with, or start the run again "
+            "with another --out."
+        )
 
 
 def _check_state(reply: Reply, task: Task) -> None:
@@ -142,19 +175,49 @@ def _check_state(reply: Reply, task: Task) -> None:
         if found is None or found.shape != tensor.shape:
             shape = "nothing" if found is None else tuple(found.shape)
             raise TrainingError(f"Expected '{name}' of shape {tuple(tensor.shape)} from '{reply.site}'; found {shape}.")
+        _check_dtype(reply, name, found, (tensor.dtype,))
         _check_finite(reply, task, name, found)
 
 
 def _check_extra(reply: Reply, task: Task, name: str, tensor: torch.Tensor) -> None:
-    """Refuse a strategy's tensor that is neither a number nor of the shape of the weights that it is named after."""
+    """Refuse a strategy's tensor that is neither a number nor like the weights that it is named after."""
     weights = task.state.get(name.partition("/")[2])
     if tensor.shape != (torch.Size() if weights is None else weights.shape):
         raise TrainingError(f"Expected '{name}' of another shape from '{reply.site}'; found {tuple(tensor.shape)}.")
+    _check_dtype(reply, name, tensor, NUMBERS if weights is None else (weights.dtype,))
+
+
+def _check_dtype(reply: Reply, name: str, tensor: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+    if tensor.dtype not in dtypes:
+        expected = " or ".join(map(str, dtypes))
+        raise TrainingError(
+            f"Expected '{name}' as {expected} from '{reply.site}'; found {tensor.dtype}. Install the same version of "
+            "hilum at the server and at every site."
+        )
 
 
 def _check_finite(reply: Reply, task: Task, name: str, tensor: torch.Tensor) -> None:
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    if not bool(torch.isfinite(tensor).all()):
         raise TrainingError(
             f"Expected finite weights from '{reply.site}' in round {task.round}; '{name}' holds NaN or infinity. "
             f"{START_ANEW}"
+        )
+
+
+def _check_moments(reply: Reply, moments: FeatureMoments, size: int) -> None:
+    """Refuse moments that are not those of features (D,), D = ``size``, of some of the site's images."""
+    for found, shape in ((moments.mean, (size,)), (moments.second, (size, size))):
+        if found.shape != shape or found.dtype != np.float64:
+            raise TrainingError(
+                f"Expected feature moments of shape {shape}, float64, from '{reply.site}'; found {found.shape}, "
+                f"{found.dtype}. Install the same version of hilum at the server and at every site."
+            )
+        if not np.isfinite(found).all():
+            raise TrainingError(
+                f"Expected finite feature moments from '{reply.site}'; found NaN or infinity. {START_ANEW}"
+            )
+    if not 0 < moments.images <= reply.counts.images:
+        raise TrainingError(
+            f"Expected feature moments of 1 to {reply.counts.images} images from '{reply.site}'; found "
+            f"{moments.images}. Install the same version of hilum at the server and at every site."
         )

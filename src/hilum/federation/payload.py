@@ -125,7 +125,7 @@ def _reply_of(facts: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Repl
 def _read(payload: Payload, read: Callable[[dict[str, Any], Mapping[str, NDArray[Any]]], Message]) -> Message:
     try:
         return read(json.loads(payload.scalars), payload.arrays)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         raise TrainingError(
             f"Expected a message of this version of hilum; could not read it ({type(error).__name__}: {error}). "
             "Install the same version at the server and at every site."

@@ -16,6 +16,7 @@ from hilum.errors import RunError, TrainingError
 from hilum.federation.compression.base import Compression
 from hilum.federation.messages import (
     AFTER_ALL_WAVES,
+    HEAD,
     NEVER,
     STATELESS,
     LabelCounts,
@@ -24,6 +25,7 @@ from hilum.federation.messages import (
     Reply,
     ServerState,
     Task,
+    check_counts,
     check_reply,
     share_of,
 )
@@ -146,7 +148,7 @@ class Federation:
                 for site, visit in visits.items()
             }
             asked = {site: server.counts[site] for site in tasks}
-            server = self.topology.at_server(self.strategy, server, self._exchange(tasks, traffic), asked, last)
+            server = self.topology.at_server(self.strategy, server, self._exchange(server, tasks, traffic), asked, last)
             server = replace(server, taken={**server.taken, **traffic.taken})
             if len(visits) == len(sites):
                 answered = sum(traffic.taken.get(site) == (round_, wave) for site in visits)
@@ -163,7 +165,7 @@ class Federation:
     def _wave(self, server: ServerState, round_: int, wave: int, sites: list[str]) -> Mapping[str, int]:
         return self.topology.next_wave(self.strategy, server, round_, self.plan.rounds, wave, sites)
 
-    def _exchange(self, tasks: Mapping[str, Task], traffic: Traffic) -> Iterator[Reply]:
+    def _exchange(self, server: ServerState, tasks: Mapping[str, Task], traffic: Traffic) -> Iterator[Reply]:
         """Yield the replies of the sites, checked and decoded, and note what is lost."""
         traffic.bytes_down += sum(size(task.state) + size(task.extra) for task in tasks.values())
         traffic.asked |= {site for site, task in tasks.items() if task.kind == "train"}
@@ -179,6 +181,7 @@ class Federation:
                 if task.kind == "train":
                     reply = self._decoded(reply, task)
                 check_reply(reply, task)
+                check_counts(reply, len(server.state[HEAD]), server.counts.get(reply.site))
                 self.strategy.check(reply, task)
             except TrainingError as error:
                 if self.plan.quorum >= 1:
@@ -209,7 +212,7 @@ class Federation:
     def _with_counts(self, server: ServerState, sites: list[str], traffic: Traffic) -> ServerState:
         """Ask the sites that were never there before what they tell of their labels."""
         new = {site: Task("count", server.round) for site in sites if site not in server.counts}
-        told = {reply.site: reply.counts for reply in self._exchange(new, traffic)} if new else {}
+        told = {reply.site: reply.counts for reply in self._exchange(server, new, traffic)} if new else {}
         if self.plan.quorum >= 1:
             self._require(len(told), len(new), server.round + 1, traffic)
         return self.strategy.join(server, told) if told else server
@@ -228,7 +231,7 @@ class Federation:
             )
             for site in server.members()
         }
-        for reply in self._exchange(tasks, traffic):
+        for reply in self._exchange(server, tasks, traffic):
             losses |= reply.validation
             answered += 1
         self._require(answered, len(tasks), server.round, traffic)
@@ -241,7 +244,7 @@ class Federation:
             task = Task(kind, server.round, server.state, _prior(server.members()), AFTER_ALL_WAVES + k)
             tasks = {site: replace(task, taken=server.taken.get(site, NEVER)) for site in sites}
             traffic = Traffic()
-            server = self.strategy.close_at_server(kind, server, self._exchange(tasks, traffic))
+            server = self.strategy.close_at_server(kind, server, self._exchange(server, tasks, traffic))
             self._require(len(traffic.taken), len(tasks), server.round, traffic)
             server = replace(server, taken={**server.taken, **traffic.taken})
         return server
