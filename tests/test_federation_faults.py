@@ -346,6 +346,17 @@ def test_memory_keeps_what_may_be_gone_on_from_and_no_more(tmp_path: Path) -> No
     assert [float(memory.at((5, k))["x"]) for k in (0, AFTER_ALL_WAVES, AFTER_ALL_WAVES + 1)] == [5, 5, 6]
 
 
+def test_a_task_that_ends_late_takes_nothing_of_a_newer_one(tmp_path: Path) -> None:
+    memory = SiteMemory(tmp_path)
+    for round_ in (1, 3, 2):  # the server waited no longer for 2, and took 3
+        memory.keep((round_, 0), {"x": torch.tensor(float(round_))}, (1, 0) if round_ > 1 else NEVER)
+    assert float(memory.at((3, 0))["x"]) == 3
+    memory.keep((4, 0), {"x": torch.tensor(4.0)}, (3, 0))
+    assert [float(memory.at((k, 0))["x"]) for k in (3, 4)] == [3, 4]
+    memory.keep((5, 0), {"x": torch.tensor(5.0)}, (4, 0))
+    assert sorted(path.stem for path in tmp_path.iterdir()) == [f"round_0000{k}_0000" for k in (3, 4, 5)]
+
+
 # Epochs and schedules
 
 

@@ -25,10 +25,10 @@ class SiteMemory:
         return load_state(self._path(*kept[-1])) if kept else {}
 
     def keep(self, now: Moment, state: State, taken: Moment = NEVER, lowest: Moment = NEVER) -> None:
-        """Keep the state after the task of ``now``, and forget all but those that may be gone on from.
+        """Keep the state after the task of ``now``, and forget the older ones that nothing goes on from.
 
-        These are the states at ``taken``, those at the server's last two checkpoints, which end the rounds before this
-        one, and the one at ``lowest``.
+        What it may go on from are the states at ``taken``, those at the server's last two checkpoints, which
+        end the rounds before this one, and the one at ``lowest``. A task that ends late forgets nothing of a newer one.
         """
         before = self._kept()
         if not state and not before:
@@ -37,8 +37,9 @@ class SiteMemory:
         last = now[0] if now[1] >= AFTER_ALL_WAVES else now[0] - 1
         ends = [min(taken, (round_, AFTER_ALL_WAVES - 1)) for round_ in (last, last - 1)]
         needed = {max((when for when in before if when <= wanted), default=now) for wanted in (taken, lowest, *ends)}
-        for when in {*before} - {now, *needed}:
-            self._path(*when).unlink()
+        for when in {*before} - needed:
+            if when < now:
+                self._path(*when).unlink()
 
     def _kept(self) -> list[Moment]:
         stems = (path.stem.split("_") for path in self.directory.glob("round_*.safetensors"))
