@@ -21,6 +21,7 @@ from hilum.federation.runtimes.base import Runtime
 from hilum.federation.strategies.ciil import CIIL
 from hilum.federation.strategies.fedavg import FedAvg
 from hilum.federation.strategies.iil import IIL
+from hilum.federation.topology.gossip import Gossip
 from hilum.federation.topology.hierarchy import Hierarchy
 from hilum.federation.topology.ring import Ring
 from hilum.federation.topology.star import Star
@@ -35,6 +36,7 @@ WAVES: dict[str, tuple[Any, Star]] = {
     "regions": (FedAvg(GROUPS, **OWN), Hierarchy(REGIONS, region_rounds=3)),  # type: ignore[arg-type]
     "iil": (IIL(GROUPS, patience=2, **OWN), Star()),  # type: ignore[arg-type]
     "ring": (FedAvg(GROUPS, **OWN), Ring()),  # type: ignore[arg-type]
+    "gossip": (FedAvg(GROUPS, **OWN), Gossip({"a": ["b"], "b": ["c"]})),  # type: ignore[arg-type]
 }
 
 
@@ -151,6 +153,35 @@ def test_a_region_that_does_not_answer_in_the_last_wave_counts_as_it_was() -> No
     after = topology.at_server(strategy, server, [said("c", 20.0)], counts, last=True)
     assert after.state["w"].item() == pytest.approx((2.0 + 2.0 + 20.0) / 3)
     assert after.extra == {}
+
+
+@pytest.mark.parametrize("region_rounds", [2, 3])
+def test_a_row_whose_site_is_lost_stays_as_its_region_had_it(region_rounds: int) -> None:
+    """a and b share a region, a alone labels the first finding there and is lost after the first wave."""
+    groups = {"trunk": "trunk", "head.weight": "head"}
+    strategy, topology = FedAvg(groups, tau=0.0), Hierarchy(REGIONS, region_rounds)  # type: ignore[arg-type]
+    counts = {
+        "a": LabelCounts(4, np.array([4, 0]), np.array([2, 0])),
+        "b": LabelCounts(4, np.array([0, 4]), np.array([0, 2])),
+        "c": LabelCounts(4, np.array([4, 4]), np.array([2, 2])),
+    }
+
+    def said(site: str, value: float) -> Reply:
+        return Reply(
+            site, 1, {"trunk": torch.full((1,), value), "head.weight": torch.full((2, 1), value)}, counts[site]
+        )
+
+    server = ServerState(0, {"trunk": torch.zeros(1), "head.weight": torch.zeros(2, 1)}, counts=counts)
+    server = topology.at_server(strategy, server, [said("a", 1.0), said("b", 1.0), said("c", 1.0)], counts, last=False)
+    for wave in range(1, region_rounds):
+        last = wave == region_rounds - 1
+        server = topology.at_server(strategy, server, [said("b", 3.0), said("c", 5.0)], counts, last)
+        if not last:
+            region = topology.state_for("a", server)
+            assert (region["trunk"].tolist(), region["head.weight"].tolist()) == ([3.0], [[1.0], [3.0]])
+    assert server.state["trunk"].tolist() == [4.0]
+    assert server.state["head.weight"].tolist() == [[3.0], [4.0]]  # rows of (a as it was, c) and of (b, c)
+    assert server.extra == {}
 
 
 def test_early_stopping_compares_the_sites_that_both_measurements_hold() -> None:

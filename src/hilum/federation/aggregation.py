@@ -92,6 +92,15 @@ class WeightedMean:
         if other.rows is not None:
             self.rows = other.rows + (0.0 if self.rows is None else self.rows)
 
+    def fill(self, other: WeightedMean) -> None:
+        """Take from another mean of such states what nobody weighs in here."""
+        for name, part in other.sums.items():
+            self.sums[name] = torch.where(self.weighed(name, part), self.sums[name], part)
+        self.trunk = self.trunk or other.trunk
+        self.states = self.states or other.states
+        if self.rows is not None and other.rows is not None:
+            self.rows = np.where(self.rows > 0, self.rows, other.rows)
+
     def weighed(self, name: str, tensor: Tensor) -> Tensor:
         """Tell what of a tensor, in the shape that multiplies it, somebody weighs in."""
         return self._total(name, tensor) > 0

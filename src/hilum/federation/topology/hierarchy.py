@@ -61,9 +61,14 @@ class Hierarchy(Star):
         asked: Mapping[str, LabelCounts],
         last: bool,
     ) -> ServerState:
-        """Sum up by region; in the last wave, sum the regions up, one that does not answer as it was."""
+        """Sum up by region; in the last wave, sum the regions up.
+
+        What nobody of a region weighs in, rows of the head or all of it, stays as it was there.
+        """
         tallies: dict[str, Tally] = {}
+        lost = dict(asked)
         for reply in replies:
+            del lost[reply.site]
             part = strategy.collect(server, [reply], asked)
             region = self._region(reply.site)
             if region in tallies:
@@ -72,18 +77,23 @@ class Hierarchy(Star):
                 tallies[region] = part
         without = {n: t for n, t in server.extra.items() if not n.startswith("region/")}
         if not last:
-            regional = {
-                f"region/{region}/{name}": tensor
-                for region, tally in tallies.items()
-                for name, tensor in strategy.step(server, tally).state.items()
-            }
+            regional: State = {}
+            for region, tally in tallies.items():
+                before = replace(server, state=self._regional(region, server) or server.state)
+                after = strategy.step(before, tally).state
+                regional |= {f"region/{region}/{name}": tensor for name, tensor in after.items()}
             return replace(server, extra=server.extra | regional)
-        for region in sorted({self._region(site) for site in asked} - tallies.keys()):
+        for region in sorted({self._region(site) for site in lost}):
             own = self._regional(region, server)
-            sites = [site for site in self.regions[region] if site in asked]
+            if not own:
+                continue
+            sites = [site for site in self.regions[region] if site in lost]
             same = (Reply(site, server.round + 1, own, asked[site]) for site in sites)
-            if own:
-                tallies[region] = strategy.collect(server, same, asked)
+            as_it_was = strategy.collect(server, same, asked)
+            if region in tallies:
+                tallies[region].fill(as_it_was)
+            else:
+                tallies[region] = as_it_was
         if not tallies:
             return server
         total, *others = (tallies[region] for region in sorted(tallies))
