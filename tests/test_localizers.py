@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from importlib.util import find_spec
 
@@ -15,6 +16,7 @@ from hilum.localization.localizers import LOCALIZERS
 from hilum.localization.localizers.base import scaled
 from hilum.localization.localizers.saliency import saliency
 from hilum.models.classifier import LocalizingClassifier, build_model
+from hilum.models.taxonomy import Taxonomy
 from hilum.training.inference import infer
 from hilum.training.losses.masked_bce import masked_bce
 
@@ -114,6 +116,23 @@ def test_saliency_is_the_slope_of_the_logit(trained: LocalizingClassifier) -> No
     features = [model.double().backbone(x) for x in (images, moved)]
     logits = [model.pooling(model.head(f), f)[0][0, 0] for f in features]
     assert float((logits[1] - logits[0]).detach().abs()) / step == pytest.approx(float(slopes[0, 0].max()), rel=0.01)
+
+
+AFTERWARDS = ["saliency", "occlusion", *(pytest.param(name, marks=needs_monai) for name in CAMS if name != "cam")]
+
+
+@pytest.mark.parametrize("name", AFTERWARDS)
+def test_a_child_is_explained_with_its_parent(name: str, trained: LocalizingClassifier) -> None:
+    """A child that is sure everywhere, given its parent, is where its parent is."""
+    model, images = copy.deepcopy(trained), films(3, 5)[0]
+    with torch.no_grad():
+        model.head.weight[0] = 0
+        assert model.head.bias is not None
+        model.head.bias[0] = 8
+        assert float(LOCALIZERS.load(name)()(model, images)[:, 0].max()) == 0
+        model.taxonomy = Taxonomy(["Mass", "Nodule/Mass"])
+    maps = LOCALIZERS.load(name)()(model, images).flatten(2)
+    assert all(float(torch.corrcoef(pair)[0, 1]) > 0.9 for pair in maps)
 
 
 def test_a_map_without_evidence_stays_empty() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fakes import fake_site, fake_trainer, tiny_model
+from hilum.models import POOLINGS
+from hilum.models.classifier import LocalizingClassifier, build_model
 from hilum.models.taxonomy import Taxonomy
+from hilum.training.cell_losses.self_guided import SelfGuided
 from hilum.training.losses.masked_bce import masked_bce
 from hilum.training.state import copy_state
 
@@ -92,3 +96,51 @@ def test_validation_and_prediction_are_of_the_findings() -> None:
     assert torch.equal(model.answers(logits), logits)
     model.taxonomy = Taxonomy(["Mass", "Nodule/Mass"])
     torch.testing.assert_close(model.answers(logits).sigmoid()[:, 0], logits.sigmoid().prod(1))
+
+
+def nested(pooling: str = "linear_softmax", neck: str = "none", bias: float = 0.0) -> LocalizingClassifier:
+    """A model of the findings, whose children given their parents are surer than the parents."""
+    model = build_model({"name": "residual", "widths": (4, 4, 8)}, {"name": pooling}, len(FINDINGS), 0, {"name": neck})
+    model.taxonomy = TREE
+    with torch.no_grad():
+        assert model.head.bias is not None
+        model.head.bias.copy_(torch.tensor([4.0, 0.0, 0.0, -4.0, 4.0]) + bias)
+    return model
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_no_cell_of_a_child_is_above_its_parent(pooling: str) -> None:
+    model = nested(pooling).eval()
+    images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        maps = model(images).maps
+        model.taxonomy = None
+        given_parents = model(images).maps
+    for line in LINES:
+        torch.testing.assert_close(maps[:, line[0]], given_parents[:, line].prod(1))
+    for child, parent in ((0, 1), (4, 1), (1, 3)):
+        assert bool((maps[:, child] <= maps[:, parent]).all())
+        assert bool((given_parents[:, child] > given_parents[:, parent]).any())
+
+
+@pytest.mark.skipif(find_spec("monai") is None, reason="needs MONAI: pip install 'hilum[monai]'")
+def test_no_mask_of_a_child_is_above_its_parent() -> None:
+    masks = nested(neck="conta").eval()(torch.rand(3, 1, 32, 32)).masks
+    assert masks is not None
+    for child, parent in ((0, 1), (4, 1), (1, 3)):
+        assert bool((masks[:, child] <= masks[:, parent]).all())
+
+
+@pytest.mark.parametrize("bias", [-100.0, 0.0, 100.0])
+def test_a_loss_on_cells_teaches_the_findings_and_stays_finite(bias: float) -> None:
+    """A cell of a child whose parent is not there is negative already, however sure the child given its parent."""
+    model = nested(bias=bias)
+    maps = model(torch.rand(2, 1, 32, 32)).maps
+    loss = SelfGuided(weight=1.0, start=0.0)(maps, torch.tensor([[0.0, NAN, NAN, NAN, NAN]] * 2), 1.0)
+    assert loss is not None
+    assert bool(loss.isfinite())
+    loss.backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+    if bias == 0:
+        torch.testing.assert_close(loss, -torch.log1p(-maps[:, 0]).mean())
+        assert bool(loss < 0.1)

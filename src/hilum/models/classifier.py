@@ -24,7 +24,8 @@ NORMALIZATIONS = (nn.BatchNorm2d,)
 class Prediction:
     """What the model says of a batch: ``logits`` (B, C) and ``maps`` (B, C, h, w) in [0, 1].
 
-    ``masks``: (B, C, h, w) in [0, 1], where the neck segments.
+    ``masks``: (B, C, h, w) in [0, 1], where the neck segments. With a taxonomy, ``logits`` are those of the findings
+    given their parents; in ``maps`` and ``masks`` no child is above its parent.
     """
 
     logits: Tensor
@@ -55,7 +56,7 @@ class LocalizingClassifier(nn.Module):
     def forward(self, x: Tensor) -> Prediction:
         """Return the prediction of images (B, 1, H, W) in [0, 1]."""
         features, masks = self._look(x)
-        return replace(self.read(features), masks=masks)
+        return replace(self.read(features), masks=None if masks is None else self._joint(masks))
 
     def answers(self, logits: Tensor) -> Tensor:
         """Return the logits (B, C) of the findings from those that ``forward`` returns and a loss takes."""
@@ -77,7 +78,10 @@ class LocalizingClassifier(nn.Module):
                 logits, maps = self.pooling(self.head(features), features)
             else:
                 logits, maps = self.site_heads(features, self.head, self.pooling)
-        return Prediction(logits, maps)
+            return Prediction(logits, self._joint(maps))
+
+    def _joint(self, maps: Tensor) -> Tensor:
+        return maps if self.taxonomy is None else self.taxonomy.joint(maps)
 
     def state_groups(self) -> dict[str, StateGroup]:
         """Return the group of every floating tensor of the state that a site and a server exchange.

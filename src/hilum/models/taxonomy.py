@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,11 +30,19 @@ class Taxonomy:
         With the parent's u, (1 − P) / P = e^(−x) + e^(−u) + e^(−x−u), which stays finite, with its gradient, where the
         product is 0 or 1 in float32. It is never less than e^(−u), the parent's.
         """
+        return self._down(logits, lambda x, u: -torch.stack([-x, -u, -x - u]).logsumexp(0))
+
+    def joint(self, probabilities: Tensor) -> Tensor:
+        """Return P(m) from P(m | parent), both (B, C, …) in [0, 1]: of cells, as of images."""
+        return self._down(probabilities, torch.mul)
+
+    def _down(self, values: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Combine every child's values with its parent's, from the top down."""
+        parents = self.parents.to(values.device)
         for level in self.levels:
-            children = level.to(logits.device)
-            x, u = logits[:, children], logits[:, self.parents.to(logits.device)[children]]
-            logits = logits.index_copy(1, children, -torch.stack([-x, -u, -x - u]).logsumexp(0))
-        return logits
+            children = level.to(values.device)
+            values = values.index_copy(1, children, combine(values[:, children], values[:, parents[children]]))
+        return values
 
     def conditional(self, targets: Tensor) -> Tensor:
         """Return the targets (B, C) of the conditional: unknown where the parent is not known to be there."""

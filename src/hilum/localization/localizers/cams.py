@@ -15,7 +15,7 @@ from hilum.models.classifier import LocalizingClassifier
 
 
 class Reading(nn.Module):
-    """Features → logits, with a layer for MONAI to hook that goes when this does."""
+    """Features → logits of the findings, with a layer for MONAI to hook that goes when this does."""
 
     def __init__(self, model: LocalizingClassifier) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Reading(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D, h, w) → (B, C)."""
-        return self.model.read(self.features(features)).logits
+        return self.model.answers(self.model.read(self.features(features)).logits)
 
 
 class GradCam(Localizer):
@@ -73,7 +73,8 @@ class GradCamPlusPlus(GradCam):
 class Cam(GradCam):
     """Class activation map of MONAI (Zhou et al. 2016): features weighted by the finding's row of the head.
 
-    Where several hospitals' rows are mixed, those of the model itself count. Raises ``MissingExtra``.
+    Where several hospitals' rows are mixed, those of the model itself count; with a taxonomy, a row is that of the
+    finding given its parent. Raises ``MissingExtra``.
     """
 
     method = "CAM"

@@ -42,4 +42,4 @@ class Occlusion(Localizer):
     def _falls(model: LocalizingClassifier, image: Tensor, covered: Tensor) -> Tensor:
         """Return by how much each covered square (N, 1, H, W) lowers the logits of an image (1, H, W): (N, C)."""
         parts = [model(torch.where(part, image.mean(), image)).logits for part in covered.split(BATCH)]
-        return model(image[None]).logits - torch.cat(parts)
+        return model.answers(model(image[None]).logits) - model.answers(torch.cat(parts))

@@ -14,7 +14,7 @@ def saliency(model: LocalizingClassifier, images: Tensor) -> Tensor:
     """Return |∂ logit / ∂ pixel| (B, C, H, W) of images (B, 1, H, W) (Simonyan et al. 2014)."""
     with torch.enable_grad():
         pixels = images.detach().clone().requires_grad_()
-        logits = model(pixels).logits.sum(0)
+        logits = model.answers(model(pixels).logits).sum(0)
         gradients = [torch.autograd.grad(logit, pixels, retain_graph=True)[0] for logit in logits]
     return torch.cat(gradients, 1).abs()
 
