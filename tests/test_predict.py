@@ -18,7 +18,10 @@ from safetensors.torch import load_file, save_file
 import hospitals
 from hilum.databases.replica_dicom import save_dicom_radiograph
 from hilum.federation import aggregation
+from hilum.models.taxonomy import Taxonomy
 from hilum.study import inference, voices
+from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.run import load_run_study
 from hilum.training.inference import Inferred
 from hilum.training.state import load_state, save_state
 
@@ -380,6 +383,26 @@ def test_adjusted_for_the_hospital_is_the_mean_over_every_model_at_home(
             np.testing.assert_allclose(heat["adjusted"][finding], cells, atol=2e-3)
         assert share == 1
         assert (said["north"]["Nodule"] != said["adjusted"]["Nodule"]).all()
+
+
+def test_adjusted_for_the_hospital_no_child_is_above_its_parent(tiny_run: Path) -> None:
+    """The child is likely at south, which labels it alone; north, which labels the parent too, sees neither."""
+    run = RunDirectory(tiny_run)
+    study = load_run_study(run)
+    study = study.model_copy(update={"model": study.model.model_copy(update={"taxonomy": True})})
+    speaking = voices.voices_of(study, run, [ModelKey(0, "federated", "federated")], adjust="sites")
+    for voice, bias in zip(speaking, (-8.0, 8.0), strict=True):
+        voice.model.taxonomy = Taxonomy(["Nodule", "Lung Lesion"])
+        torch.nn.init.constant_(voice.model.head.bias, bias)
+    film = inference.Radiograph(np.zeros((32, 32), np.uint8), (0.0, 0.0, 1.0, 1.0), (32, 32), ())
+    found = inference._infer(speaking, [film], "float32", study)
+    child, parent = found.probabilities[0]
+    assert 0.3 < child <= parent
+    assert (found.maps[0, 0] <= found.maps[0, 1]).all()
+    counts = [entry["findings"] for entry in hospitals.json_of(tiny_run / "sites.json")[:2]]
+    labels = [sum(one["train"][v] for one in site.values() for v in ("positive", "negative")) for site in counts]
+    for voice, n in zip(speaking, labels, strict=True):
+        np.testing.assert_allclose(voice.weights, n / sum(labels), rtol=1e-6)
 
 
 def test_adjusted_to_the_images_is_with_their_statistics(

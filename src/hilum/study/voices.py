@@ -72,9 +72,10 @@ def voices_of(
 
     ``adjust`` 'sites', for another hospital: each model as it stands at every training hospital k, with the statistics
     and head rows kept there, so that P(y | x) = Σ_k P(k) P(y | x, k). P(k) is the share of k in the training images
-    with a label of the finding: back-door adjustment over the hospital (Pearl 2009, theorem 3.3.2). 'images': the
-    models, for ``adapt``. Raises ``StudyError`` for a site as well, for an arm in which hospitals keep nothing or
-    statistics are frozen, and ``RunError`` where the run holds not what they keep.
+    with a label of the finding, or with a taxonomy in the labels of all findings, since only the same weights keep a
+    child below its parent: back-door adjustment over the hospital (Pearl 2009, theorem 3.3.2). 'images': the models,
+    for ``adapt``. Raises ``StudyError`` for a site as well, for an arm in which hospitals keep nothing or statistics
+    are frozen, and ``RunError`` where the run holds not what they keep.
     """
     if adjust != "none" and site is not None and keys[0].arm != "local":
         raise StudyError(f"Expected --site or --adjust {adjust}; found both. Images of '{site}' need no adjustment.")
@@ -94,6 +95,8 @@ def voices_of(
         )
     names = training_names(run)
     images = labelled_images(study, run, names).astype(np.float32)
+    if study.model.taxonomy:
+        images = np.repeat(images.sum(axis=1, keepdims=True), images.shape[1], axis=1)
     weights = images / np.maximum(images.sum(axis=0), 1) / len(keys)
     speaking = {name: weight for name, weight in zip(names, weights, strict=True) if weight.any()}
     for key in keys:
