@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hilum.errors import MissingExtra
@@ -302,6 +303,33 @@ def test_a_cell_of_a_patch_classifier_is_the_mean_over_its_crop() -> None:
         assert trunk(image).shape == (1, 8, 2, 3)
         crop = trunk.trunk(image[..., 32:, 64:]).mean((2, 3))
         torch.testing.assert_close(trunk(image)[..., 1, 2], crop)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(16, 8), (11, 4), (24, 6)])
+def test_a_map_of_overlapping_crops_is_their_mean_at_every_place(size: int, stride: int) -> None:
+    """Card 2, Schwab et al.: scores of crops are folded back onto the image."""
+    options = {"name": "patch_bag", "trunk": SMALL, "size": size, "stride": stride}
+    model = build_model(options, {"name": "mean"}, 2, 0).eval()
+    model.head.weight.data.mul_(100)
+    with torch.no_grad():
+        features = model.features(torch.rand(3, 1, 40, 56))
+        scores, maps = model.head(features).sigmoid(), model.read(features).maps
+    rows, columns = scores.shape[2:]
+    total, count = torch.zeros(3, 2, rows * stride, columns * stride), torch.zeros(rows * stride, columns * stride)
+    for row in range(rows):
+        for column in range(columns):
+            y, x = (k * stride - (size - stride) // 2 for k in (row, column))
+            place = (..., slice(max(0, y), y + size), slice(max(0, x), x + size))
+            total[place] += scores[:, :, row, column, None, None]
+            count[place] += 1
+    torch.testing.assert_close(maps, F.avg_pool2d(total / count, stride))
+    assert float((maps - scores).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("options", [{"size": 8, "stride": 8}, {"size": 81, "stride": 16, "cell": "centre"}])
+def test_cells_that_are_places_of_their_own_are_not_folded(options: dict[str, Any]) -> None:
+    maps = torch.rand(1, 2, 3, 4)
+    assert torch.equal(PatchBag(SMALL, **options).fold(maps), maps)
 
 
 def test_frozen_blocks_neither_learn_nor_count() -> None:

@@ -78,7 +78,7 @@ class LocalizingClassifier(nn.Module):
                 logits, maps = self.pooling(self.head(features), features)
             else:
                 logits, maps = self.site_heads(features, self.head, self.pooling)
-            return Prediction(logits, self._joint(maps))
+            return Prediction(logits, self.backbone.fold(self._joint(maps)).clamp(max=1))
 
     def _joint(self, maps: Tensor) -> Tensor:
         return maps if self.taxonomy is None else self.taxonomy.joint(maps)

@@ -50,7 +50,7 @@ class GradCam(Localizer):
         with torch.enable_grad():
             maps = [[self.of_one(cam, z[None].requires_grad_(), c).detach() for c in findings] for z in features]
         model.zero_grad()
-        return scaled(torch.cat([torch.cat(row, 1) for row in maps]))
+        return scaled(model.backbone.fold(torch.cat([torch.cat(row, 1) for row in maps])))
 
     def on(self, model: LocalizingClassifier) -> Any:
         """Return MONAI's method on a model."""

@@ -26,6 +26,10 @@ class Backbone(nn.Module):
         """Return the maps of the trunk's stages, fine to coarse; the last is what ``forward`` returns."""
         return (self(x),)
 
+    def fold(self, maps: Tensor) -> Tensor:
+        """Return maps of places from maps of cells, both (B, C, h, w): the same, where a cell is one place."""
+        return maps
+
     @property
     def pyramid_channels(self) -> tuple[int, ...]:
         """Channels of the maps of ``pyramid``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,10 +20,10 @@ class PatchBag(Backbone):
     """The patch form of multiple instance learning (Schwab et al. 2020): a cell of the map is a crop, seen alone.
 
     Crops of ``size`` px every ``stride`` px go through ``trunk``, a backbone's name or name with options; black lies
-    beyond the border. ``cell`` 'mean': the features of a crop are the mean over its own map, as of a patch classifier.
-    'centre': its map's central cell, which where ``size`` is the trunk's receptive field and ``stride`` a multiple of
-    the trunk's is the cell of the fully convolutional form, away from the border; that form is much quicker. Raises
-    ``ValueError``, ``UnknownName``.
+    beyond the border. ``cell`` 'mean': the features of a crop are the mean over its own map, as of a patch classifier,
+    and the map of an image is at every place the mean over the crops that cover it. 'centre': its map's central cell,
+    which where ``size`` is the trunk's receptive field and ``stride`` a multiple of the trunk's is the cell of the
+    fully convolutional form, away from the border; that form is much quicker. Raises ``ValueError``, ``UnknownName``.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class PatchBag(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features (B, channels, ceil(H / stride), ceil(W / stride)) of images (B, 1, H, W) in [0, 1]."""
-        before = self.centre * self.trunk.stride if self.cell == "centre" else max(0, self.size - self.stride) // 2
+        before = self.centre * self.trunk.stride if self.cell == "centre" else self._margin
         rows, columns = (-(-side // self.stride) for side in x.shape[2:])
         below, right = (
             (cells - 1) * self.stride + self.size - before - side
@@ -52,3 +53,24 @@ class PatchBag(Backbone):
         maps = self.trunk(crops.flatten(0, 1))
         cells = maps.mean((2, 3)) if self.cell == "mean" else maps[:, :, self.centre, self.centre]
         return cells.unflatten(0, (len(x), rows, columns)).permute(0, 3, 1, 2)
+
+    def fold(self, maps: Tensor) -> Tensor:
+        """Return, for each square of ``stride`` px, the mean score of the crops that cover a pixel, over its pixels.
+
+        ``fold_scores`` axis by axis. The crop's centre is a place of its own, so with ``cell`` 'centre' maps stay.
+        """
+        if self.cell == "centre" or self.stride >= self.size:
+            return maps
+        rows, columns = (self._shares(cells).to(maps) for cells in maps.shape[2:])
+        return torch.einsum("ih,bchw,jw->bcij", rows, maps, columns)
+
+    def _shares(self, cells: int) -> Tensor:
+        """Return how much each crop along an axis counts in each square, (cells, cells); rows add up to 1."""
+        pixels, first = torch.arange(cells * self.stride)[:, None], torch.arange(cells) * self.stride - self._margin
+        covers = ((first <= pixels) & (pixels < first + self.size)).double()
+        return (covers / covers.sum(1, keepdim=True)).unflatten(0, (cells, self.stride)).mean(1)
+
+    @property
+    def _margin(self) -> int:
+        """Pixels by which a crop begins before its square."""
+        return max(0, self.size - self.stride) // 2
