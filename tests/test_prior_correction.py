@@ -1,4 +1,4 @@
-"""Relative prior correction (methods D.7, 5): two hospitals of different prevalence, one intercept."""
+"""Prior correction (methods D.2; D.7, 5): two hospitals of different prevalence, one intercept."""
 
 from __future__ import annotations
 
@@ -79,17 +79,25 @@ def test_without_it_each_finds_its_own_prevalence() -> None:
     assert abs(corrected[0] - corrected[1]) < 0.15 < 2 < abs(half - rare)
 
 
+def test_with_the_absolute_form_both_find_the_log_likelihood_ratio_alone() -> None:
+    for site in (0, 1):
+        slope, intercept = regression(site, "absolute")
+        assert slope == pytest.approx((HIGH - LOW) / SPREAD**2, rel=0.1)
+        assert intercept == pytest.approx(0.0, abs=0.12)
+
+
 def test_the_smoothed_prior_is_laplace_and_never_zero_or_one() -> None:
     np.testing.assert_allclose(smoothed_prior(np.array([0, 3, 10]), np.array([0, 6, 10])), [1 / 2, 4 / 8, 11 / 12])
 
 
-def test_offsets_follow_each_source_and_leave_findings_nobody_labels_alone() -> None:
+@pytest.mark.parametrize(("correction", "subtracted"), [("relative", logit(0.2)), ("absolute", 0.0)])
+def test_offsets_follow_each_source_and_leave_findings_nobody_labels_alone(correction: str, subtracted: float) -> None:
     sites = [fake_site("a", train=30, findings=2, unknown=[1]), fake_site("b", train=20, findings=2, seed=1)]
-    trainer = fake_trainer(*sites, prior_correction="relative")
+    trainer = fake_trainer(*sites, prior_correction=correction)
     offsets = trainer._offsets(np.array([0.2, 0.3])).numpy()
     for k, site in enumerate(sites):
         train = site.targets[site.indices("train")]
-        expected = logit((np.nansum(train[:, 0]) + 1) / (len(train) + 2)) - logit(0.2)
+        expected = logit((np.nansum(train[:, 0]) + 1) / (len(train) + 2)) - subtracted
         assert offsets[k, 0] == pytest.approx(expected, rel=1e-5)
     assert offsets[0, 1] == 0 != offsets[1, 1]
     assert not fake_trainer(*sites)._offsets(np.array([0.2, 0.3])).any()

@@ -120,7 +120,7 @@ class TrainingSpec(Section):
     loss: NamedOptions = NamedOptions(name="masked_bce")
     cell_loss: NamedOptions = NamedOptions(name="none")
     conditional: Fraction = 0.5
-    prior_correction: Literal["none", "relative"] = "none"
+    prior_correction: Literal["none", "relative", "absolute"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     validate_every: Positive = 5

@@ -37,7 +37,8 @@ class TrainingPlan:
     """How a participant trains in every round; ``updates`` None is ``epochs`` passes over its images.
 
     ``prior_correction`` 'relative' adds logit π_site − logit π_global to the logits in the loss, per finding
-    and site, so that sites with other prevalences ask the shared head for the same intercept. ``loss``: a name in
+    and site, so that sites with other prevalences ask the shared head for the same intercept; 'absolute' adds
+    logit π_site, so that the shared logits are those at a prior of ½ everywhere. ``loss``: a name in
     ``LOSSES``, with its options. ``conditional``: share of the rounds that train P(finding | parent), where the model
     has a taxonomy. ``precision``: 'float32' or 'bfloat16' autocast of the trunk. ``tau``, ``weighting``: see
     ``Examples.draw``.
@@ -78,6 +79,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def smoothed_prior(positive: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return (positives + 1) / (known + 2), the prior of each finding."""
     return (positive + 1) / (known + 2)
+
+
+def log_odds(prior: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logit of each prior, in (0, 1)."""
+    return np.log(prior / (1 - prior))
 
 
 class LocalTrainer:
@@ -268,10 +274,11 @@ class LocalTrainer:
 
     def _offsets(self, global_prior: NDArray[np.float64]) -> Tensor:
         known, positive = self.drawn_examples.known(), self.drawn_examples.positive()
-        if self.plan.prior_correction != "relative":
+        if self.plan.prior_correction == "none":
             return torch.zeros(known.shape)
-        prior = smoothed_prior(positive, known)
-        offsets = np.log(prior / (1 - prior)) - np.log(global_prior / (1 - global_prior))
+        offsets = log_odds(smoothed_prior(positive, known))
+        if self.plan.prior_correction == "relative":
+            offsets -= log_odds(global_prior)
         return torch.from_numpy(np.where(known > 0, offsets, 0.0)).float()
 
 
