@@ -34,12 +34,15 @@ class Time:
 
 @dataclass
 class FakeNode:
-    """A node: what it says its site is, how it answers a task, when it is connected."""
+    """A node: what it says its site is, how it answers a task, when it is connected.
+
+    ``registered``: name of its key; None is that of its site.
+    """
 
     site: str
     answer: Answer
     connected: Callable[[float], bool] = lambda now: True
-    registered: str = ""
+    registered: str | None = None
     came: Callable[[float], str] = lambda now: ""
 
 
@@ -57,7 +60,11 @@ class FakeGrid:
 
     def get_nodes(self) -> list[Any]:
         return [
-            SimpleNamespace(node_id=k, name=n.registered, last_activated_at=n.came(self.time.now))
+            SimpleNamespace(
+                node_id=k,
+                name=n.site if n.registered is None else n.registered,
+                last_activated_at=n.came(self.time.now),
+            )
             for k, n in self.nodes.items()
         ]
 

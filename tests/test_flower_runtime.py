@@ -27,7 +27,7 @@ from hilum.federation.payload import reply_payload, task_of
 from hilum.federation.rounds import Federation, RoundsPlan
 from hilum.federation.runtimes.base import Waiting
 from hilum.federation.runtimes.flower import FlowerRuntime, Limits, Nodes
-from hilum.federation.runtimes.flower_records import ARRAYS, FACTS, WHO, Envelope, Identity, opened
+from hilum.federation.runtimes.flower_records import ARRAYS, FACTS, TASK, WHO, Envelope, Identity, opened
 from hilum.federation.runtimes.in_process import InProcess, Presence
 from hilum.federation.strategies import STRATEGIES
 from hilum.federation.topology.star import Star
@@ -258,10 +258,21 @@ def test_a_site_that_two_nodes_claim_is_not_asked() -> None:
     assert isinstance(lost, Lost)
 
 
-def test_a_node_cannot_speak_for_a_site_whose_key_it_has_not() -> None:
-    grid = FakeGrid({1: FakeNode("a", saying(reply("a")), registered="b")}, Time())
+@pytest.mark.parametrize(("name", "word"), [("b", "under the name 'b'"), ("", "without a name")])
+def test_a_node_cannot_speak_for_a_site_under_whose_name_its_key_was_not_let_in(name: str, word: str) -> None:
+    grid = FakeGrid({1: FakeNode("a", saying(reply("a")), registered=name)}, Time())
     (lost,) = runtime(grid, "a", absent=10.0).exchange({"a": Task("train", 3)})
     assert isinstance(lost, Lost)
+    assert f"key registered {word}" in lost.reason
+    assert grid.types.count(TASK) == 0
+
+
+def test_in_a_simulation_without_keys_a_node_is_what_it_says() -> None:
+    grid = FakeGrid({1: FakeNode("a", saying(reply("a")), registered="")}, Time())
+    over = runtime(grid, "a")
+    over.nodes.named = False
+    (found,) = over.exchange({"a": Task("train", 3, {"weight": torch.zeros(2)})})
+    assert isinstance(found, Reply)
 
 
 def test_the_loop_refuses_less_than_the_quorum_and_says_who_is_lost(tmp_path: Path) -> None:

@@ -80,12 +80,18 @@ class Clock:
 
 @dataclass
 class Nodes:
-    """Which node is at which site. A node tells its site once; one that comes back is known by its key."""
+    """Which node is at which site. A node tells its site once; one that comes back is known by its key.
+
+    ``named``: a node speaks only for the site under whose name its key was registered; in a simulation there are no
+    keys. ``refused``: site → why a node that claims it does not speak for it.
+    """
 
     grid: Grid
     limits: Limits = field(default_factory=Limits)
     clock: Clock = field(default_factory=Clock)
+    named: bool = True
     site_of: dict[int, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def connected(self) -> dict[str, int]:
         """Return site → node of the nodes that are connected; a site that two nodes claim has none."""
@@ -109,15 +115,17 @@ class Nodes:
         while pending and self.clock.now() < deadline:
             for reply in self.grid.pull_messages(list(pending)):
                 node = pending.pop(reply.metadata.reply_to_message_id)
-                site = _told_site(reply)
-                if site and registered.get(node, site) == site:
+                site, name = _told_site(reply), registered.get(node, "")
+                if site and self.named and name != site:
+                    self.refused[site] = f"one that claims to be it has a key registered {_under(name)}"
+                elif site:
                     self.site_of[node] = site
             if pending:
                 self.clock.sleep(self.clock.poll)
 
     def _registered(self) -> dict[int, str]:
         """Return the names under which the link's administrator has registered the keys of the nodes, where told."""
-        return {node.node_id: node.name for node in self._told() if node.name}
+        return {node.node_id: node.name for node in self._told()}
 
     def came(self) -> dict[int, str]:
         """Return since when the link knows each node to be there, where told."""
@@ -128,6 +136,10 @@ class Nodes:
             return list(self.grid.get_nodes())  # type: ignore[attr-defined]
         except (AttributeError, NotImplementedError):
             return []
+
+
+def _under(name: str) -> str:
+    return f"under the name '{name}'" if name else "without a name ('flwr supernode register' with --name gives one)"
 
 
 def _told_site(reply: Message) -> str:
@@ -262,7 +274,8 @@ class Exchange:
             elif now - self.started >= limits.round:
                 self._settle(site, Lost(site, f"no reply within {limits.round:g} s."))
             elif site in self.unsent and now - self.unsent[site] >= limits.absent:
-                self._settle(site, Lost(site, f"its node was not connected for {limits.absent:g} s."))
+                refused = f"; {self.nodes.refused[site]}" if site in self.nodes.refused else ""
+                self._settle(site, Lost(site, f"its node was not connected for {limits.absent:g} s{refused}."))
 
     def _settle(self, site: str, answer: Reply | Lost) -> None:
         self.answers[site] = answer

@@ -9,6 +9,7 @@ from typing import Any
 
 from flwr.app import Context  # type: ignore[import-not-found, unused-ignore]
 from flwr.serverapp import Grid, ServerApp  # type: ignore[import-not-found, unused-ignore]
+from flwr.superlink.grid import InMemoryGrid  # type: ignore[import-not-found, unused-ignore]
 
 from hilum.errors import RunError
 from hilum.federation.runtimes.flower import FlowerRuntime, Limits, Nodes
@@ -43,7 +44,7 @@ def serve(study: Study, grid: Grid, config: Mapping[str, Any]) -> None:
     sites = sorted(str(config["sites"]).split(","))
     run = RunDirectory(Path(str(config["out"])))
     run_id = begin(study, run, sites)
-    nodes = Nodes(grid, limits_of(config))
+    nodes = Nodes(grid, limits_of(config), named=not isinstance(grid, InMemoryGrid))  # that of a simulation
     keys = list(model_keys(study, []))
     with Watch(run.root, len(keys), study.training.rounds) as watch:
         for key in keys:
