@@ -18,15 +18,15 @@ from hilum.errors import DataError, ImageError, RunError, StudyError, TrainingEr
 from hilum.federation.messages import Task
 from hilum.federation.payload import reply_of, task_payload
 from hilum.federation.runtimes.flower_records import Envelope, Identity
-from hilum.study.arms import new_model
+from hilum.study.arms import initial_model, new_model
 from hilum.study.flower import approval as approvals
-from hilum.study.flower.app import app_study, write_app
+from hilum.study.flower.app import DONOR, app_study, server_study, write_app, write_donor
 from hilum.study.flower.approval import approval, study_digest
 from hilum.study.flower.client import answer, told
 from hilum.study.flower.hospital import NotApproved, own_site, read_hospital, require_approved
 from hilum.study.hospitals import load_sites
-from hilum.study.spec import Study, load_study, parse_study, read_mapping
-from hilum.training.state import copy_state
+from hilum.study.spec import Study, dump_study, load_study, parse_study, read_mapping
+from hilum.training.state import copy_state, fingerprint, save_state
 
 MODEL = "seed_0/federated/federated"
 SECRETS = ("secret", ".png", "labels.csv", "/north", "images/")
@@ -176,11 +176,40 @@ def test_a_full_disk_and_a_loss_that_is_not_finite_are_told() -> None:
     assert told(TrainingError("found nan at 'north' in round 3")) == "found nan at 'north' in round 3"
 
 
-def test_the_app_holds_no_path_of_anybody(folder: Path) -> None:
-    text = (folder / "app" / "study.yaml").read_text()
+def lent_by(donor: Path | str) -> str:
+    return f"model.initialization={{name: transfusion, donor: {donor}, upto: stages.0}}"
+
+
+def test_the_app_holds_no_path_of_anybody_and_no_arm_that_is_not_run(folder: Path) -> None:
+    shared = "{database: folder, root: west}"
+    unused = f"federations.mixed={{shared: {shared}}}"
+    given = [unused, f"federation.shared={shared}", "arms=[scaffold]", "federations.scaffold.shared=null"]
+    study = load_study(folder / "study.yaml", [*given, lent_by("lent.safetensors")])
+    text = dump_study(app_study(study, SITES, "float32", 1))
     assert str(folder) not in text
     assert "cache: null" in text
-    assert "pooled" not in read_mapping(folder / "app" / "study.yaml")["arms"]
+    app = yaml.safe_load(text)
+    assert (app["arms"], list(app["federations"])) == (["scaffold"], ["scaffold"])
+    assert app["federation"]["shared"] is None
+    assert app["model"]["initialization"] == {"name": "transfusion", "donor": DONOR, "upto": "stages.0"}
+    kept = load_study(folder / "study.yaml", ["arms=[scaffold]"])
+    assert app["federations"]["scaffold"] == kept.federations["scaffold"].model_dump(mode="json")
+
+
+def test_only_the_server_reads_the_donor_and_begins_as_hilum_study_does(folder: Path, tmp_path: Path) -> None:
+    study = load_study(folder / "study.yaml", [lent_by(tmp_path / "lent.safetensors")])
+    shared = app_study(study, SITES, "float32", 1)
+    with pytest.raises(StudyError, match=r"model\.initialization\.donor .*lent\.safetensors"):
+        write_donor(tmp_path / "run", study)
+    save_state(tmp_path / "lent.safetensors", copy_state(new_model(study, 7)))
+    write_donor(tmp_path / "run", study)
+    begun = fingerprint(copy_state(initial_model(study, 0)))
+    (tmp_path / "lent.safetensors").unlink()
+    assert fingerprint(copy_state(initial_model(server_study(shared, tmp_path / "run"), 0))) == begun
+    assert begun != fingerprint(copy_state(new_model(shared, 0)))
+    write_app(tmp_path / "app", shared, {})
+    file = hospital(folder, tmp_path, approved=[approval(shared)])
+    assert asked(tmp_path, file).lost == ""
 
 
 def test_a_study_of_no_federated_arm_or_with_shared_images_is_refused(folder: Path) -> None:

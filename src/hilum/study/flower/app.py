@@ -10,10 +10,14 @@ from typing import Any
 
 from hilum.databases import DATABASES
 from hilum.errors import StudyError
+from hilum.study.arms import initial_model
 from hilum.study.federations import ALONE, check_federations, federation_spec
 from hilum.study.spec import Study, dump_study
+from hilum.study.spec_federation import FederationSpec
 from hilum.study.spec_sites import SiteSpec
-from hilum.training.state import write_atomically
+from hilum.training.state import load_state, save_state, write_atomically
+
+DONOR = "donor.safetensors"  # in the server's run directory: what ``model.initialization`` names
 
 PYPROJECT = """\
 [build-system]
@@ -64,7 +68,7 @@ app = {end}_app(Path(__file__).parent.parent / "study.yaml")
 
 
 def app_study(study: Study, sites: Sequence[str], precision: str, threads: int | None) -> Study:
-    """Return what hospitals train together of a study: federated arms, no path of anybody's disk.
+    """Return what hospitals train together of a study: federated arms and no other, no path of anybody's disk.
 
     ``sites``: those that train. Raises ``StudyError`` where the study asks for what is not done between hospitals.
     """
@@ -73,6 +77,9 @@ def app_study(study: Study, sites: Sequence[str], precision: str, threads: int |
     stripped = study.model_copy(
         update={
             "sites": {name: _without_paths(spec) for name, spec in study.sites.items() if spec.role == "training"},
+            "federation": study.federation if "federated" in study.arms else FederationSpec(),
+            "federations": {arm: spec for arm, spec in study.federations.items() if arm in study.arms},
+            "model": _with_donor(study, DONOR).model,
             "images": study.images.model_copy(update={"cache": None, "workers": None}),
             "training": training,
         }
@@ -105,6 +112,32 @@ def path_options(spec: SiteSpec) -> dict[str, Any]:
 def _without_paths(spec: SiteSpec) -> SiteSpec:
     kept = {k: v for k, v in spec.database.model_dump().items() if k not in path_options(spec)}
     return spec.model_copy(update={"root": Path(), "database": type(spec.database).model_validate(kept)})
+
+
+def write_donor(run: Path, study: Study) -> None:
+    """Write the donor of a study, if it has one, into the server's run directory (``StudyError``).
+
+    No hospital reads it: each is sent the weights that the server has begun with.
+    """
+    if donor := _donor(study):
+        initial_model(study, study.seeds[0])  # refuses a donor that is not there, or of another trunk
+        save_state(run / DONOR, load_state(Path(donor)))
+
+
+def server_study(study: Study, run: Path) -> Study:
+    """Return the study of an app as its server trains it: with the donor in its run directory."""
+    return _with_donor(study, str(run / DONOR))
+
+
+def _donor(study: Study) -> str | None:
+    return (study.model.initialization.model_extra or {}).get("donor")
+
+
+def _with_donor(study: Study, donor: str) -> Study:
+    if _donor(study) is None:
+        return study
+    initialization = study.model.initialization.model_copy(update={"donor": donor})
+    return study.model_copy(update={"model": study.model.model_copy(update={"initialization": initialization})})
 
 
 def write_app(folder: Path, study: Study, config: Mapping[str, str | int | float]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hilum.errors import RunError, StudyError
-from hilum.study.flower.app import CONFIG, app_study, write_app
+from hilum.study.flower.app import CONFIG, app_study, write_app, write_donor
 from hilum.study.flower.commands import LOOPBACK, Address
 from hilum.study.flower.folders import Layout, write_hospital, write_hospital_file, write_keys, write_server
 from hilum.study.spec import Study
@@ -28,6 +28,8 @@ def init_federation(folder: Path, study: Study | None, sites: Sequence[str], pub
     if public.port == LINK_PORT:
         raise StudyError(f"Expected another port than {LINK_PORT}, on which the server's own link listens.")
     shared = app_study(study, layout.sites, _precision(study), study.training.threads) if study else None
+    if study is not None:
+        write_donor(layout.server / "run", study)
     if not known:
         write_keys(layout)
     write_server(layout)

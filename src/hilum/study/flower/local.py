@@ -18,7 +18,7 @@ from hilum.federation.messages import ServerState
 from hilum.sites.site import Site
 from hilum.study.arms import WEIGHTS, own_file, write_model
 from hilum.study.directory import ModelKey, RunDirectory
-from hilum.study.flower.app import CONFIG, app_study, federated, write_app
+from hilum.study.flower.app import CONFIG, app_study, federated, write_app, write_donor
 from hilum.study.flower.approval import approval
 from hilum.study.flower.commands import (
     LINK_NAME,
@@ -101,6 +101,7 @@ class LocalFederation:
         names = {"out": str(run.root.resolve()), "sites": ",".join(layout.sites)}
         hospitals = str((layout.root / "hospitals").resolve())
         write_server(layout)
+        write_donor(run.root, study)
         write_app(layout.server / "app", shared, {**CONFIG, **config, **names, "hospitals": hospitals})
         for site in layout.sites:
             write_hospital(layout, shared, site)

@@ -17,6 +17,7 @@ from hilum.federation.runtimes.flower_records import Identity
 from hilum.study.arms import initial_model, is_trained, model_keys, run_rounds, write_model
 from hilum.study.directory import ModelKey, RunDirectory, now
 from hilum.study.federations import federation_spec, presence_of
+from hilum.study.flower.app import server_study
 from hilum.study.flower.approval import approval, study_digest
 from hilum.study.flower.handout import FEDERATION, describe_server, hand_out
 from hilum.study.spec import Study, parse_study, read_mapping
@@ -87,7 +88,8 @@ def train(
     """Train one model, from its last checkpoint if there is one, and write its final weights."""
     spec = federation_spec(study, key.arm)
     runtime = FlowerRuntime(nodes, presence_of(spec, sites), identity, watch.waits)
-    server = run_rounds(study, key, sites, initial_model(study, key.seed), runtime, run, watch)
+    model = initial_model(server_study(study, run.root), key.seed)
+    server = run_rounds(study, key, sites, model, runtime, run, watch)
     lost = hand_out(server, runtime, spec.quorum)
     note(run, without={**run.read_json(FEDERATION).get("without", {}), identity.model: lost})
     describe_server(run, study, server)
