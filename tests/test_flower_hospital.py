@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 pytest.importorskip("flwr")
 
 from flower_processes import SITES, write_study
 from hilum.errors import DataError, ImageError, RunError, StudyError, TrainingError
+from hilum.federation.memory import SiteMemory
 from hilum.federation.messages import Task
-from hilum.federation.payload import reply_of, task_payload
+from hilum.federation.payload import EXTRA, STATE, reply_of, task_payload
 from hilum.federation.runtimes.flower_records import Envelope, Identity
-from hilum.study.arms import initial_model, new_model
+from hilum.study.arms import initial_model, memory_of, new_model
+from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.flower import approval as approvals
 from hilum.study.flower.app import DONOR, app_study, server_study, write_app, write_donor
 from hilum.study.flower.approval import approval, study_digest
 from hilum.study.flower.client import answer, told
+from hilum.study.flower.commands import LOOPBACK, Address
+from hilum.study.flower.folders import Layout
+from hilum.study.flower.folders import write_hospital as write_folder
 from hilum.study.flower.hospital import NotApproved, own_site, read_hospital, require_approved
 from hilum.study.hospitals import load_sites
 from hilum.study.spec import Study, dump_study, load_study, parse_study, read_mapping
 from hilum.training.state import copy_state, fingerprint, save_state
 
 MODEL = "seed_0/federated/federated"
+SAID = {  # of a reply: groups of the model's tensors, and what else it tells → the words of the administrator's page
+    "trunk": "trunk",
+    "norm_affine": "scale and shift",
+    "norm_stats": "statistics of normalization",
+    "head": "all rows of the head, north's own too",
+    "images": "the number of training images",
+    "known": "how many of them have each finding known",
+    "positive": "and positive",
+    "loss": "the mean loss",
+    "updates": "the number of updates",
+    "validation": "the loss on validation patients",
+    "moments": "the mean and the second moment of the features",
+}
 SECRETS = ("secret", ".png", "labels.csv", "/north", "images/")
 
 
@@ -72,6 +92,47 @@ def test_a_hospital_answers_a_task(folder: Path, tmp_path: Path) -> None:
     assert envelope.payload is not None
     reply = reply_of(envelope.payload)
     assert (reply.site, reply.round, reply.updates) == ("north", 1, 2)
+
+
+@pytest.mark.parametrize("arm", ["federated", "scaffold"])
+def test_a_reply_holds_what_the_page_of_the_administrator_says_and_no_more(
+    arm: str, folder: Path, tmp_path: Path, shared: Study
+) -> None:
+    model = new_model(shared, 0)
+    groups, start = model.state_groups(), copy_state(model)
+    payload = asked(folder, hospital(folder, tmp_path), model=f"seed_0/{arm}/{arm}").payload
+    assert payload is not None
+    reply = reply_of(payload)
+    corrected = [name for name, _ in model.named_parameters() if groups[name] in ("trunk", "norm_affine")]
+    added = {f"control/{name}" for name in corrected if arm == "scaffold"}
+    assert reply.state.keys() == start.keys()
+    assert reply.extra.keys() == added
+    assert payload.arrays.keys() == {*("known", "positive"), *map(STATE.__add__, start), *map(EXTRA.__add__, added)}
+    facts = json.loads(payload.scalars)
+    assert (facts["moments"], facts["validation"]) == (None, {})
+    told = {*groups.values(), *facts, "known", "positive"} - {"site", "round", "tensors"}  # whose, to what; shapes
+    assert told == SAID.keys()
+    page = administrators_page(tmp_path)
+    assert all(words in page for words in SAID.values())
+
+
+def test_own_statistics_and_rows_leave_with_the_reply(folder: Path, tmp_path: Path, shared: Study) -> None:
+    payload = asked(folder, hospital(folder, tmp_path)).payload
+    assert payload is not None
+    sent, run = reply_of(payload).state, RunDirectory(tmp_path / "memory" / "0a1b")
+    own = SiteMemory(memory_of(run, ModelKey(0, "federated", "federated"), "north")).at((1, 0))
+    groups, start = new_model(shared, 0).state_groups(), copy_state(new_model(shared, 0))
+    assert own.keys() == {name for name, group in groups.items() if group in ("norm_stats", "head")}
+    assert all(torch.equal(tensor, sent[name]) for name, tensor in own.items())
+    assert not torch.equal(own["head.weight"], start["head.weight"])
+    assert "They are no secret: they leave with the model." in administrators_page(tmp_path)
+
+
+def administrators_page(tmp_path: Path) -> str:
+    """Return the README of the hospital 'north', on one line."""
+    address = Address(LOOPBACK, 8443)
+    write_folder(Layout(tmp_path / "out", SITES, address, address), None, "north")
+    return " ".join((tmp_path / "out" / "hospitals" / "north" / "README.md").read_text().split())
 
 
 def test_a_hospital_alone_loads_what_the_study_loads(folder: Path, tmp_path: Path, shared: Study) -> None:

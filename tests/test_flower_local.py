@@ -32,6 +32,7 @@ from hospitals import hilum
 pytestmark = [pytest.mark.slow, pytest.mark.flower]
 
 PATIENCE = 600  # s; on a busy machine an exchange takes minutes
+LIMIT = 90.0  # s for a task; a message takes 8 s of processor time
 TWO = """\
 name: two
 findings: [Nodule, Effusion]
@@ -206,6 +207,20 @@ def test_a_straggler_is_not_waited_for_where_a_quorum_is_enough(folder: Path, tm
         follow(federation, run_id, lambda line: None)
         assert federation.run.read_json(FEDERATION)["without"] == {MODEL: {}}  # the last weights are for everybody
     assert "not waited for" in log_of(run)[1]["lost"]["south"]
+    assert set(log_of(run)[1]["train_loss"]) == {"north"}
+
+
+def test_a_straggler_beyond_its_time_limit_is_lost_and_the_quorum_goes_on(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "late"
+    with begun(folder, run, LENIENT, round=LIMIT) as (federation, run_id):
+        assert wait_for(in_round(run, 1), PATIENCE)
+        federation.nodes["south"].signal(signal.SIGSTOP)
+        try:
+            follow(federation, run_id, lambda line: None)
+        finally:
+            federation.nodes["south"].signal(signal.SIGCONT)
+        without = federation.run.read_json(FEDERATION)["without"][MODEL]
+    assert log_of(run)[1]["lost"] == without == {"south": f"no reply within {LIMIT:g} s."}
     assert set(log_of(run)[1]["train_loss"]) == {"north"}
 
 

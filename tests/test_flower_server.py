@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 pytest.importorskip("flwr")
@@ -20,14 +21,19 @@ from flower_nodes import FakeGrid, FakeNode, Time
 from flower_processes import SITES, write_study
 from hilum.errors import RunError, TrainingError
 from hilum.federation import aggregation
-from hilum.federation.runtimes.flower_records import opened
+from hilum.federation.messages import Task
+from hilum.federation.payload import task_of
+from hilum.federation.runtimes.flower_records import TASK, opened
+from hilum.federation.strategies.fedavg import HEADS_OF
 from hilum.study.directory import RunDirectory
 from hilum.study.flower.app import app_study, write_app
 from hilum.study.flower.approval import approval
 from hilum.study.flower.client import answer
+from hilum.study.flower.handout import HAND_OUT, TAUGHT
 from hilum.study.flower.server import serve
 from hilum.study.inference import predict_paths
 from hilum.study.spec import Study, load_study
+from hilum.training.state import fingerprint, load_state
 from hospitals import hilum
 
 MODELS = ("seed_0/federated/federated", "seed_0/scaffold/scaffold")
@@ -51,14 +57,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def between(folder: Path, here: Path, spoil: Spoil = lambda site, records: records, **federation: Any) -> Study:
+def between(folder: Path, here: Path, spoil: Spoil = lambda site, records: records, **federation: Any) -> FakeGrid:
     """Serve the study of ``folder``; folders of the hospitals, and the server's run, are in ``here``."""
     study = load_study(folder / "study.yaml", [f"federation.{k}={v}" for k, v in federation.items()])
     shared = app_study(study, SITES, "float32", 1)
     write_app(here / "app", shared, {})
     grid = FakeGrid({k: FakeNode(site, at(site, folder, here, shared, spoil)) for k, site in enumerate(SITES)}, Time())
     serve(shared, grid, {"out": str(here / "run"), "sites": ",".join(SITES)})
-    return shared
+    return grid
 
 
 def at(site: str, folder: Path, here: Path, shared: Study, spoil: Spoil) -> Callable[[Message], RecordDict]:
@@ -86,10 +92,51 @@ def memory(here: Path, site: str) -> RunDirectory:
 
 
 @pytest.fixture(scope="module")
-def served(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    here = tmp_path_factory.mktemp("between")
-    between(folder, here)
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("between")
+
+
+@pytest.fixture(scope="module")
+def grid(folder: Path, here: Path) -> FakeGrid:
+    return between(folder, here)
+
+
+@pytest.fixture(scope="module")
+def served(here: Path, grid: FakeGrid) -> Path:
     return here
+
+
+def handed_out(grid: FakeGrid, model: str) -> dict[str, Task]:
+    """Return what each hospital was sent after the last round of a model."""
+    found = {}
+    for message in grid.sent.values():
+        if message.metadata.message_type == TASK:
+            asked = opened(message.content)
+            if (asked.kind, asked.identity.model) == (HAND_OUT, model) and asked.payload is not None:
+                found[SITES[message.metadata.dst_node_id]] = task_of(asked.payload)
+    return found
+
+
+def test_hospitals_are_sent_the_heads_of_all_with_the_last_weights_and_no_more(grid: FakeGrid, served: Path) -> None:
+    tasks = handed_out(grid, MODELS[0])
+    assert tasks.keys() == set(SITES)
+    weights = load_state(served / "run" / "models" / MODELS[0] / "model.safetensors")
+    parts = ("gate.weight", "gate.bias", "own", "head.weight", "head.bias")  # as the administrator's page says
+    for task in tasks.values():
+        assert fingerprint(task.state) == fingerprint(weights)
+        assert task.extra.keys() == {TAUGHT, *(f"{HEADS_OF}{site}/{part}" for site in SITES for part in parts)}
+        assert task.global_prior.size == 0
+
+
+def test_a_hospital_is_sent_the_own_rows_of_another_but_not_its_statistics(grid: FakeGrid, served: Path) -> None:
+    sent = handed_out(grid, MODELS[0])["north"]
+    south = load_state(memory(served, "south").root / "models" / MODELS[0] / "site_south.safetensors")
+    own = sent.extra[f"{HEADS_OF}south/own"]
+    assert own.any()
+    assert torch.equal(sent.extra[f"{HEADS_OF}south/head.weight"][own], south["head.weight"][own])
+    spreads = [name for name in south if name.endswith("running_var")]
+    assert spreads
+    assert not any(torch.equal(sent.state[name], south[name]) for name in spreads)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -123,7 +170,7 @@ def test_the_server_predicts_for_a_hospital_that_took_no_part(folder: Path, serv
 
 def test_the_server_cannot_adjust_for_what_hospitals_keep(folder: Path, served: Path, tmp_path: Path) -> None:
     for run in (served / "run", memory(served, "north").root):
-        with pytest.raises(RunError, match="it stays with them"):
+        with pytest.raises(RunError, match="each of them holds its own"):
             predict_paths(run, [folder / "north" / "images"], tmp_path, adjust="sites")
 
 

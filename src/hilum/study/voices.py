@@ -90,8 +90,8 @@ def voices_of(
         return voices
     if _told(run) is not None:
         raise RunError(
-            f"Expected in {run.root} what every hospital keeps to itself, for --adjust sites; in a run between "
-            "hospitals it stays with them. Leave --adjust out."
+            f"Expected in {run.root} what is every hospital's own, for --adjust sites; in a run between hospitals "
+            "each of them holds its own. Leave --adjust out."
         )
     names = training_names(run)
     images = labelled_images(study, run, names).astype(np.float32)

@@ -34,8 +34,8 @@ IMPLIED = {
 
 NORMALIZATION_POLICIES = {
     "averaged": "statistics are averaged like weights",
-    "site": "statistics stay at the site (SiloBN); the server keeps their average for hospitals it never saw",
-    "local": "statistics, scale and shift stay at the site (FedBN); the server keeps their average likewise",
+    "site": "a site goes on from its own statistics (SiloBN); a hospital that took no part gets their average",
+    "local": "so with statistics, scale and shift (FedBN)",
     "recalibrated": "averaged in training, then estimated anew at each site with the final weights",
     "frozen": "the trunk keeps the statistics it came with",
 }

@@ -1,6 +1,6 @@
 """After the last round: every hospital gets the weights, lays its own part over them, and can predict with them.
 
-What a hospital keeps to itself never comes back; so the weights go there.
+The server does not write what is one hospital's own, but for its head rows, which go to all; so the weights go there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FEDERATION = "federation.json"  # in the server's run directory: its id, sites a
 
 
 def hand_out(server: ServerState, runtime: Runtime, quorum: float) -> dict[str, str]:
-    """Give the final weights to every site that is there; return site → why it has not taken them.
+    """Give final weights and heads of all sites to every site that is there; return site → why it has not taken them.
 
     Raises ``TrainingError`` where fewer than the quorum take them.
     """

@@ -24,7 +24,7 @@ class HospitalFile(Section):
     """What a hospital's node is told by its administrator.
 
     ``site``: its name in the study. ``root``: the only folder whose images are read. ``memory``: where it keeps what
-    the study lets it keep to itself. ``cache``: decoded pixels. ``approved``: hashes of code and study, from 'hilum
+    the study makes its own. ``cache``: decoded pixels. ``approved``: hashes of code and study, from 'hilum
     federation hash'. ``options``: of the database, where they differ from the study's.
     """
 
