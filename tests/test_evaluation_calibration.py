@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from hilum.errors import DataError
 from hilum.evaluation.calibration import (
@@ -82,7 +83,16 @@ def test_platt_is_logistic_regression_on_many_images():
 def test_few_separable_images_do_not_make_a_step():
     fitted = fit_platt([0.2, 0.3, 0.7, 0.8], [0, 0, 1, 1])
     assert 0.1 < fitted(0.25) < 0.9
-    assert fit_platt([0.2, 0.3, 0.7, 0.8], [1, 1, 0, 0]).slope == 0
+
+
+@pytest.mark.parametrize("fit", [fit_temperature, fit_prior_shift, fit_platt])
+def test_a_correction_keeps_the_ranking_even_where_labels_contradict_it(fit):
+    p, t = patients(200)
+    fitted = fit(p, 1 - t)
+    assert fitted.slope > 0
+    order = np.argsort(p)
+    assert (np.diff(fitted(p[order])) > 0).all()
+    assert roc_auc_score(t, fitted(p)) == roc_auc_score(t, p)
 
 
 @pytest.mark.parametrize("fit", [fit_temperature, fit_prior_shift, fit_platt])

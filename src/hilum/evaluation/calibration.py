@@ -102,7 +102,8 @@ def reliability(probabilities: ArrayLike, targets: ArrayLike, bins: int = BINS) 
 def fit_temperature(probabilities: ArrayLike, targets: ArrayLike) -> Correction:
     """Return the slope 1 / T under which validation patients' labels are most likely (Guo et al. 2017).
 
-    ``probabilities`` and ``targets`` (N,), NaN labels left out. Where a class is absent, no correction.
+    ``probabilities`` and ``targets`` (N,), NaN labels left out. T lies between 1/20 and 20, so that a correction keeps
+    the ranking. Where a class is absent, no correction.
     """
     return _fit(probabilities, targets, slope=True, intercept=False)
 
@@ -117,7 +118,7 @@ def fit_prior_shift(probabilities: ArrayLike, targets: ArrayLike) -> Correction:
 
 
 def fit_platt(probabilities: ArrayLike, targets: ArrayLike) -> Correction:
-    """Return slope and intercept together (Platt 1999), as ``fit_temperature``; the slope is never negative."""
+    """Return slope and intercept together (Platt 1999), as ``fit_temperature``; the slope is positive."""
     return _fit(probabilities, targets, slope=True, intercept=True)
 
 
@@ -135,7 +136,8 @@ def _fit(probabilities: ArrayLike, targets: ArrayLike, slope: bool, intercept: b
         gap = expit(z) - y
         return float((np.logaddexp(0, z) - y * z).mean()), np.array([(gap * x).mean(), gap.mean()])
 
-    bounds = [(0.0, STEEPEST) if slope else (1.0, 1.0), (None, None) if intercept else (0.0, 0.0)]
+    # A slope of 0 or less would tie or turn round what the model ranks, where labels say the opposite of it.
+    bounds = [(1 / STEEPEST, STEEPEST) if slope else (1.0, 1.0), (None, None) if intercept else (0.0, 0.0)]
     found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds)
     return Correction(float(found.x[0]), float(found.x[1]))
 
