@@ -166,6 +166,21 @@ def test_an_outside_site_is_tested_only(tiny_run: Path, tiny_study: Path, tmp_pa
     assert same(weights(without), weights(tiny_run))
 
 
+@pytest.mark.usefixtures("unevaluated")
+def test_no_box_enters_training(tmp_path: Path) -> None:
+    """A federation learns the same weights, bit for bit, whether or not its hospitals have boxes."""
+    study = hospitals.write_study(tmp_path)
+    values = ("arms=[federated]", "seeds=[0]")
+    boxed = trained(study, tmp_path / "boxed", *values)
+    for site in ("north", "south", "east"):
+        assert len(pd.read_csv(tmp_path / site / "boxes.csv"))
+        (tmp_path / site / "boxes.csv").unlink()
+    bare = trained(study, tmp_path / "bare", *values)
+    assert [any(site["boxes"].values()) for site in read(boxed, "sites.json")] == [True] * 3
+    assert not any(any(site["boxes"].values()) for site in read(bare, "sites.json"))
+    assert same(weights(boxed), weights(bare))
+
+
 def test_a_finding_never_taught_is_blank_and_its_figures_null(tiny_run: Path) -> None:
     """South labels no effusion: its own model says nothing of it anywhere, the others do."""
     for site in ("north", "east"):
