@@ -351,3 +351,6 @@ def test_a_handful_of_images_proves_nothing():
     none = paired_localization(values[:, 9:] + 0.1, values[:, 9:], np.arange(3), resamples=100)[0]
     assert np.isnan([none[-1].value, none[-1].p]).all()
     assert none[-1].n == 0
+    of_four = paired_localization(values + 0.1, values, np.arange(12) % 4, resamples=100)[names.index("iou")]
+    assert of_four[0].value == pytest.approx(0.1)
+    assert np.isnan([of_four[0].low, of_four[0].high, of_four[0].p, of_four[-1].value]).all()

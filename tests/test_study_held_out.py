@@ -65,14 +65,12 @@ def test_maps_of_negatives_are_kept_up_to_a_number(
     assert north.targets[held.rows[np.setdiff1d(held.mapped, held.boxed)], 0] == 0
 
 
-def test_maps_of_shuffled_weights_are_of_the_test_images_with_boxes(tiny_run: Path) -> None:
+def test_maps_of_shuffled_weights_are_of_the_same_images(tiny_run: Path) -> None:
     for site in ("north", "south", "east"):
         path = tiny_run / "shuffled" / MODEL / f"{site}.npz"
-        boxed = pd.read_csv(tiny_run / "boxes" / f"{site}.csv")["image_id"].unique()
-        assert sorted(ids(path)) == sorted(boxed)
-    with np.load(path) as shuffled, np.load(tiny_run / "maps" / MODEL / "east.npz") as trained:
-        rows = [list(trained["image_id"]).index(i) for i in shuffled["image_id"]]
-        assert (shuffled["maps"] != trained["maps"][rows]).mean() > 0.9
+        with np.load(path) as shuffled, np.load(tiny_run / "maps" / MODEL / f"{site}.npz") as trained:
+            assert shuffled["image_id"].tolist() == trained["image_id"].tolist()
+            assert (shuffled["maps"] != trained["maps"]).mean() > 0.9
 
 
 def test_shuffling_keeps_the_values_of_every_tensor_and_nothing_of_their_order() -> None:

@@ -120,7 +120,7 @@ def evaluate_findings(
         for f in boxes
     }
     sample = resample(lambda weights: _weighted_means(weights, values), who, resamples, seed)
-    return _tabulate(sample, names, (~np.isnan(values)).any(axis=0), who, beside, level)
+    return _tabulate(sample, names, np.asarray((~np.isnan(values)).any(axis=0)), who, beside, level)
 
 
 def evaluate_detections(
@@ -210,7 +210,7 @@ def evaluate_per_image(
     """Return the mean of a figure of each image, (N,) or (S, N) for S seeds, NaN where an image has none."""
     v = np.atleast_2d(np.asarray(values, dtype=np.float64))
     sample = resample(lambda weights: _weighted_means(weights, v), patients, resamples, seed)
-    known = (~np.isnan(v)).any(axis=0)
+    known = np.asarray((~np.isnan(v)).any(axis=0))
     estimate = Figure(sample, int(known.sum()), 0).estimate(level)
     return replace(estimate, low=np.nan, high=np.nan) if few_patients(known, patients) else estimate
 
@@ -222,18 +222,22 @@ def paired_localization(
 
     Both are values (S, N, K, C) of ``measure_findings`` on the same images; seeds are averaged within an image first.
     A finding with fewer than ``FEWEST`` images has no p value and no part in the mean: so few resample to anything.
+    One with images of fewer than ``FEWEST_OF_CLASS`` patients has no interval either.
     """
     difference = (first.mean(axis=0) - second.mean(axis=0))[None]
     sample = resample(lambda weights: _weighted_means(weights, difference), patients, resamples, seed)
-    counts, findings = (~np.isnan(difference[0])).sum(axis=0), difference.shape[3]
+    shown, findings = ~np.isnan(difference[0]), difference.shape[3]
+    counts, few = shown.sum(axis=0), few_patients(shown, patients)
     table = []
     for k in range(difference.shape[2]):
         part = _columns(sample, k * findings, findings)
-        enough = np.flatnonzero((counts[k] >= FEWEST) & ~np.isnan(part.values))
+        proves = (counts[k] >= FEWEST) & ~few[k]
+        enough = np.flatnonzero(proves & ~np.isnan(part.values))
         mean = macro(Resampled(part.seeds[:, enough], part.resamples[:, enough]))
         figures = [Figure(_columns(part, c, 1), int(counts[k, c]), 0) for c in range(findings)]
         row = [difference_of(figure, level) for figure in figures]
-        row = [one if one.n >= FEWEST else replace(one, p=float("nan")) for one in row]
+        row = [one if yes else replace(one, p=np.nan) for one, yes in zip(row, proves, strict=True)]
+        row = [replace(one, low=np.nan, high=np.nan) if f else one for one, f in zip(row, few[k], strict=True)]
         table.append([*row, difference_of(Figure(mean, int(counts[k, enough].sum()), 0, len(enough)), level)])
     return table
 

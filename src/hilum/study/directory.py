@@ -64,7 +64,7 @@ class RunDirectory:
         return self.root / "maps" / key.path / f"{site}.npz"
 
     def shuffled(self, key: ModelKey, site: str) -> Path:
-        """Maps of the model with shuffled weights on test images with boxes."""
+        """Maps of the model with shuffled weights, where test images have boxes."""
         return self.root / "shuffled" / key.path / f"{site}.npz"
 
     def erased(self, key: ModelKey, site: str) -> Path:

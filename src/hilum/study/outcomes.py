@@ -220,9 +220,11 @@ def _boxes_of(table: pd.DataFrame, finding: str, ids: NDArray[np.str_]) -> list[
 def _stacked(paths: Sequence[Any]) -> Maps | None:
     if not paths or not all(path.is_file() for path in paths):
         return None
-    stacked = []
+    parts = []
     for path in paths:
         with np.load(path, allow_pickle=False) as stored:
-            ids, maps = stored["image_id"], stored["maps"].astype(np.float32)
-        stacked.append(maps)
-    return Maps(np.stack(stacked), ids)
+            parts.append(Maps(stored["maps"].astype(np.float32)[None], stored["image_id"]))
+    ids = parts[0].ids
+    for part in parts[1:]:  # an older hilum kept shuffled maps of fewer images, and a run may be of both
+        ids = ids[np.isin(ids, part.ids)]
+    return Maps(np.concatenate([part.chosen(ids) for part in parts]), ids)

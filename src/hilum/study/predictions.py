@@ -96,16 +96,19 @@ def write_predictions(
 
 
 def write_shuffled(study: Study, key: ModelKey, test: HeldOut, run: RunDirectory, precision: str) -> None:
-    """Write the maps of a model of shuffled weights on the test images with boxes: a control of what maps show."""
+    """Write the maps of a model of shuffled weights where there are boxes, on the images that its own maps are kept of.
+
+    A control of what maps show, and of the false alarms that they raise on negative images.
+    """
     path = run.shuffled(key, test.site.name)
     if path.is_file() or not len(test.boxed):
         return
     model = load_model(study, run, key, test.site.name)
     shuffle_weights(model, derive_seed(key.seed, "shuffled weights"))
-    batches = _batches(test.site, test.rows[test.boxed])
+    batches = _batches(test.site, test.rows[test.mapped])
     localize, flip = build_localizer(study), study.evaluation.flip
     inferred = infer(model.to(run_device(run)), batches, precision, flip, localize)
-    _write_maps(study, test, test.boxed, inferred.maps, path)
+    _write_maps(study, test, test.mapped, inferred.maps, path)
 
 
 def _write_maps(study: Study, held: HeldOut, chosen: NDArray[np.int64], cells: NDArray[np.float32], path: Path) -> None:

@@ -210,16 +210,19 @@ def _figures(
 
 
 def _within(run: Evaluated) -> Iterator[Record]:
-    """Yield the federated arm, or the first, minus every other; local is the site's own model."""
-    study = run.outcomes.study
+    """Yield the federated arm, or the first, minus every other, of scores and of maps; local is the site's own."""
+    study, outcomes = run.outcomes.study, run.outcomes
     lead = "federated" if "federated" in study.arms else study.arms[0]
-    for site in run.outcomes.sites:
+    for site in outcomes.sites:
         of_site = {arm: (arm, site if arm == "local" else arm) for arm in study.arms}
         known = {arm: group for arm, group in of_site.items() if group in run.groups}
         for arm in (a for a in known if a != lead and lead in known):
-            ours, theirs = (run.outcomes.scores(run.groups[known[a]], site) for a in (lead, arm))
+            ours, theirs = ((run.groups[known[a]], run.tuned[known[a]]) for a in (lead, arm))
             head = {"arm": lead, "against": arm, "site": site}
-            yield from ({**head, **r} for r in compare_scores(run.outcomes, ours, theirs, study.findings))
+            scores = [outcomes.scores(keys, site) for keys, _ in (ours, theirs)]
+            maps = compare_maps(outcomes, *ours, outcomes, *theirs, site)
+            for records in (compare_scores(outcomes, scores[0], scores[1], study.findings), maps):
+                yield from ({**head, **record} for record in records)
 
 
 def _between(run: Evaluated, other: Evaluated, pairs: Sequence[tuple[Group, Group]]) -> Iterator[Record]:

@@ -24,6 +24,7 @@ from hilum.evaluation.localization import (
     measure_findings,
 )
 from hilum.evaluation.maps import Boxes, mean_known
+from hilum.evaluation.rodeo import RODEO_FIGURES, rodeo_counts
 from hilum.localization.components import Detections, Threshold, detect
 from hilum.randomness import numpy_generator
 from hilum.study.evaluation.tuning import Tuned, counted
@@ -33,6 +34,7 @@ from hilum.study.predictions import GRID
 Record = dict[str, Any]
 Floats = NDArray[np.float64]
 Table = dict[str, dict[str, LocalizationEstimate]]
+Means = dict[str, dict[str, float]]
 NO_BOX = np.empty((0, 4))
 
 
@@ -63,8 +65,8 @@ class Localization:
             **self.options,
         )
         yield from _records(table, blind)
-        for table in self._detections(found, tuned):
-            yield from _records(table, {})
+        for table, blind in self._detections(found, shuffled, tuned):
+            yield from _records(table, blind)
 
     def checks(self, found: Localized, shuffled: Maps | None) -> Iterator[Record]:
         """Yield whether the maps of a finding on its images depend on the weights, and on the finding."""
@@ -85,15 +87,18 @@ class Localization:
         per = [other_findings(one[rows], found.columns[c]) for one in found.every]
         return np.stack([p[0] for p in per]), np.stack([p[1] for p in per])
 
-    def _of_shuffled(self, boxed: Localized, shuffled: Maps, tuned: Mapping[str, Tuned]) -> dict[str, dict[str, float]]:
+    def _of_shuffled(self, boxed: Localized, shuffled: Maps, tuned: Mapping[str, Tuned]) -> Means:
         """Return finding → figure → its mean for maps of the models with shuffled weights."""
-        columns = [self.outcomes.study.findings.index(f) for f in boxed.boxes]
-        maps = shuffled.chosen(boxed.ids)[:, :, columns].astype(np.float64)
+        maps = self._chosen(boxed, shuffled).astype(np.float64)
         names, values = measure_findings(maps, boxed.boxes, {f: tuned[f].threshold for f in boxed.boxes})
         return {
             f: {name: mean_known(values[:, :, k, c].ravel()) for k, name in enumerate(names)}
             for c, f in enumerate(boxed.boxes)
         }
+
+    def _chosen(self, found: Localized, shuffled: Maps) -> NDArray[np.float32]:
+        """Return the shuffled maps (S, n, C, H, W) of the same images and findings."""
+        return shuffled.chosen(found.ids)[:, :, [self.outcomes.study.findings.index(f) for f in found.boxes]]
 
     def _measured(
         self, site: str, finding: str, boxes: Boxes, patients: NDArray[np.int64], threshold: Threshold
@@ -103,18 +108,26 @@ class Localization:
             self._controls[key] = measure_controls(boxes, patients, GRID, threshold, seed=self.options["seed"])
         return self._controls[key]
 
-    def _detections(self, found: Localized, tuned: Mapping[str, Tuned]) -> Iterator[Table]:
-        """Yield the tables of ranked detections, and of those that are called."""
+    def _detections(
+        self, found: Localized, shuffled: Maps | None, tuned: Mapping[str, Tuned]
+    ) -> Iterator[tuple[Table, Means]]:
+        """Yield the tables of ranked detections, and of those that are called, each with the figures of shuffled maps.
+
+        These are detected with the same cuts and scored with the same probabilities; there are none where an older
+        hilum kept no shuffled maps of negative images.
+        """
         known = np.stack([counted(found, f) for f in found.boxes], axis=1)
-        detections, blind = {}, {}
+        detections, blind = _detected(found, found.maps, tuned), {}
         for c, finding in enumerate(found.boxes):
-            cut, scores = tuned[finding].threshold, found.scores[:, :, c]
-            detections[finding] = [detect(one[:, c], s, cut) for one, s in zip(found.maps, scores, strict=True)]
-            blind[finding] = self._blind(found, finding, scores.mean(axis=0), cut)
+            blind[finding] = self._blind(found, finding, found.scores[:, :, c].mean(axis=0), tuned[finding].threshold)
         controls = {
             f: tuple(_figures(one, found.boxes[f], known[:, c]) for one in blind[f]) for c, f in enumerate(found.boxes)
         }
-        yield evaluate_detections(detections, found.boxes, known, found.patients, controls=controls, **self.options)
+        unlearnt = None
+        if shuffled is not None and np.isin(found.ids, shuffled.ids).all():
+            unlearnt = _detected(found, self._chosen(found, shuffled), tuned)
+        ranked = evaluate_detections(detections, found.boxes, known, found.patients, controls=controls, **self.options)
+        yield ranked, {} if unlearnt is None else _ranked_means(unlearnt, found, known)
         calls = np.array([0.5 if np.isnan(tuned[f].call) else tuned[f].call for f in found.boxes])
 
         def called(every: Mapping[str, Sequence[Detections]], scores: Floats) -> dict[str, Boxes]:
@@ -124,14 +137,18 @@ class Localization:
                 for f, each in every.items()
             }
 
+        def of_seeds(every: Mapping[str, Sequence[Sequence[Detections]]]) -> list[dict[str, Boxes]]:
+            return [called({f: d[k] for f, d in every.items()}, s) for k, s in enumerate(found.scores)]
+
         mean = found.scores.mean(axis=0)
-        yield evaluate_rodeo(
-            [called({f: d[k] for f, d in detections.items()}, s) for k, s in enumerate(found.scores)],
+        table = evaluate_rodeo(
+            of_seeds(detections),
             found.boxes,
             found.patients,
             blind=[called({f: one for f, b in blind.items() if (one := b[k]) is not None}, mean) for k in range(3)],
             **self.options,
         )
+        yield table, {} if unlearnt is None else _rodeo_means(of_seeds(unlearnt), found.boxes)
 
     def _blind(
         self, found: Localized, finding: str, scores: Floats, threshold: Threshold
@@ -148,6 +165,35 @@ class Localization:
         return detect(noise, scores, threshold), prior, detect(middle, scores, threshold)
 
 
+def _detected(
+    found: Localized, maps: NDArray[np.float32], tuned: Mapping[str, Tuned]
+) -> dict[str, list[list[Detections]]]:
+    """Return finding → what maps (S, n, C, H, W) detect, a seed each, with the models' probabilities of each image."""
+    return {
+        f: [detect(one[:, c], s[:, c], tuned[f].threshold) for one, s in zip(maps, found.scores, strict=True)]
+        for c, f in enumerate(found.boxes)
+    }
+
+
+def _ranked_means(
+    detections: Mapping[str, Sequence[Sequence[Detections]]], found: Localized, known: NDArray[np.bool_]
+) -> Means:
+    means = {}
+    for c, finding in enumerate(found.boxes):
+        figures = [_figures(one, found.boxes[finding], known[:, c]) for one in detections[finding]]
+        means[finding] = {name: mean_known(np.array([one[name] for one in figures])) for name in DETECTION_FIGURES}
+    return means
+
+
+def _rodeo_means(predicted: Sequence[Mapping[str, Boxes]], boxes: Mapping[str, Boxes]) -> Means:
+    """Return the figures of each finding and, under ``'macro'``, of all boxes at once."""
+    values = np.stack([rodeo_counts(one, boxes).figures()[0] for one in predicted])
+    return {
+        name: {figure: mean_known(values[:, k, c]) for k, figure in enumerate(RODEO_FIGURES)}
+        for c, name in enumerate((*boxes, MACRO))
+    }
+
+
 def _figures(detections: Sequence[Detections] | None, boxes: Boxes, known: NDArray[np.bool_]) -> dict[str, float]:
     if detections is None:
         return dict.fromkeys(DETECTION_FIGURES, float("nan"))
@@ -155,11 +201,11 @@ def _figures(detections: Sequence[Detections] | None, boxes: Boxes, known: NDArr
     return dict(zip(DETECTION_FIGURES, map(float, values), strict=True))
 
 
-def _records(table: Mapping[str, Mapping[str, Any]], shuffled: Mapping[str, Mapping[str, float]]) -> Iterator[Record]:
+def _records(table: Mapping[str, Mapping[str, Any]], shuffled: Means) -> Iterator[Record]:
     every = list(shuffled.values())
     means = {name: mean_known(np.array([one[name] for one in every])) for name in (every[0] if every else {})}
     for finding, metrics in table.items():
-        beside = means if finding == MACRO else shuffled.get(finding, {})
+        beside = shuffled.get(finding, means if finding == MACRO else {})
         for metric, estimate in metrics.items():
             if estimate.n:
                 blind = beside.get(metric, float("nan"))
