@@ -90,7 +90,21 @@ def write_fake_evaluation(run: Path) -> Path:
         "lesions": [test | lesions],
         "borders": [test | border],
     }
-    empty = ("thresholds", "checks", "calibration", "comparisons", "ranks")
+    content["checks"] = [
+        {"arm": arm, "model": arm, "seeds": 3, "site": site, "finding": finding, "check": check}
+        | {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 34}
+        for arm in ("pooled", "federated")
+        for site, (finding,) in BOXED.items()
+        for check, value in (("shuffled", 0.1), ("other_findings", 0.3), ("same_peak", 0.05))
+    ]
+    content["comparisons"] = [
+        {"arm": "federated", "against": arm, "site": site, "finding": finding, "metric": metric, "n": 34, "sd": 0.01}
+        | {"findings": 1, "value": gain, "low": gain - 0.05, "high": gain + 0.05, "p": 0.01, "p_holm": 0.02, "tests": 2}
+        for arm in ("local", "pooled")
+        for site, (finding,) in BOXED.items()
+        for metric, gain in (("pointing_game", 0.12 if site == "north" else -0.02), ("iou", -0.08))
+    ]
+    empty = ("thresholds", "calibration", "ranks")
     _json(run / "evaluation.json", content | {name: [] for name in empty})
     return run
 
@@ -214,15 +228,16 @@ def _metrics(seeds: list[int], names: dict[str, str]) -> dict[str, Any]:
             "seed": "all",
             "site": names.get(site, site),
             "finding": finding,
-            "metric": "auroc",
+            "metric": metric,
             "arm": "federated",
             "against": arm,
             "against_model": names.get(model, model),
-            **_difference(arm, model, site, _scored(test, finding)),
+            **_difference(arm, model, site, _scored(test, finding), scale),
             "n": sum(test.get(finding, (0, 0))) or max(p + q for p, q in test.values()),
         }
         for site, test in TEST.items()
         for finding in (*FINDINGS, "macro")
+        for metric, scale in (("auroc", 1), ("average_precision", 2))
         for arm, model in _models()
         if arm != "federated"
     ]
@@ -234,14 +249,14 @@ def _metrics(seeds: list[int], names: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _difference(arm: str, model: str, site: str, exists: bool) -> dict[str, float | None]:
+def _difference(arm: str, model: str, site: str, exists: bool, scale: int) -> dict[str, float | None]:
     if not exists:
         return {"value": None, "low": None, "high": None}
     if arm == "pooled":
-        return {"value": -0.016, "low": -0.03, "high": -0.003}
-    if model == site:
-        return {"value": 0.02, "low": -0.012, "high": 0.05}
-    return {"value": 0.19, "low": 0.15, "high": 0.23}
+        found = (-0.016, -0.03, -0.003)
+    else:
+        found = (0.02, -0.012, 0.05) if model == site else (0.19, 0.15, 0.23)
+    return {name: scale * value for name, value in zip(("value", "low", "high"), found, strict=True)}
 
 
 def _scored(test: dict[str, tuple[int, int]], finding: str) -> bool:

@@ -42,6 +42,8 @@ def test_tells_and_finds_on_phantoms(tmp_path: Path) -> None:
     found = answer_of(write_fake_run(tmp_path))
     assert found.short.startswith("On phantoms: Yes. The federated model tells 3 of 3 findings")
     assert "Pneumonia (told at north, children and valley, found at north)" in found.short
+    assert "Macro, mean over 3 training sites: average precision 0.8" in found.short
+    assert "; AUROC 0.8" in found.short
     assert "say nothing about patients" in text(found)
     assert "Not evaluated" in text(found)
 
@@ -66,9 +68,10 @@ def test_differences_are_better_worse_or_equal_within() -> None:
 
 def test_every_arm_is_compared_site_by_site(tmp_path: Path) -> None:
     evidence = dict(answer_of(write_fake_run(tmp_path)).evidence)
-    assert "north worse (−0.016" in evidence["Federated against pooled"][0]
-    assert "north equal within ±0.050" in evidence["Federated against local"][0]
-    assert any(s.startswith("Single findings worse:") for s in evidence["Federated against pooled"])
+    for k, (metric, gap, within) in enumerate((("average precision", "0.032", "0.100"), ("AUROC", "0.016", "0.050"))):
+        assert evidence["Federated against pooled"][k].startswith(f"Macro {metric} by site: north worse (−{gap}")
+        assert f"north equal within ±{within}" in evidence["Federated against local"][k]
+    assert any(s.startswith("Single findings worse in AUROC:") for s in evidence["Federated against pooled"])
 
 
 def test_says_what_is_missing(tmp_path: Path) -> None:
@@ -178,6 +181,57 @@ def test_maps_find_only_what_every_control_of_the_evaluation_misses(tmp_path: Pa
     assert "its maps find 1 of the 2" in found.short
     (failed,) = dict(found.evidence)["Where localization fails"][1:]
     assert failed.startswith("Tuberculosis at harbour: pointing game")
+
+
+def test_maps_are_compared_with_those_of_the_other_arms(tmp_path: Path) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+    said = dict(answer_of(run).evidence)["Localization"]
+    assert said[1:] == [
+        f"Maps against those of {arm}, on the same images: pointing game better for Pneumonia at north (+0.120 "
+        "[+0.070, +0.170], p 0.020 corrected), no difference shown for 1 of 2 pairs of finding and site. IoU worse for "
+        "Pneumonia at north (−0.080 [−0.130, −0.030], p 0.020 corrected); Tuberculosis at harbour (−0.080 [−0.130, "
+        "−0.030], p 0.020 corrected)."
+        for arm in ("local", "pooled")
+    ]
+    page = render(read_run(run))
+    assert "<h3>Maps of the arms on the same images</h3>" in page
+    assert 'href="#tests"' not in page  # maps of the arms are no rows of the table of scores
+    for missing in ([], None):  # an older evaluation compares no maps; of few images there is no p
+        change(run, "evaluation.json", lambda c, m=missing: drop(c, m))
+        assert not any(s.startswith("Maps against") for s in dict(answer_of(run).evidence)["Localization"])
+
+
+def drop(content: dict[str, Any], records: list[Any] | None) -> None:
+    if records is None:
+        content["comparisons"] = [r | {"p": None, "p_holm": None} for r in content["was"]]
+    else:
+        content["was"], content["comparisons"] = content["comparisons"], records
+
+
+@pytest.mark.parametrize("check", ["shuffled", "other_findings"])
+def test_maps_that_fail_a_check_are_found_in_doubt_only(tmp_path: Path, check: str) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+    assert answer_of(run).rows[0].maps == "found"
+
+    def alike(content: dict[str, Any], value: float) -> None:
+        for record in content["checks"]:
+            if (record["site"], record["check"]) == ("north", check):
+                record["value"] = value
+
+    change(run, "evaluation.json", lambda c: alike(c, 0.5))
+    assert answer_of(run).short.startswith("On phantoms: Yes. ")
+    change(run, "evaluation.json", lambda c: alike(c, 0.62))
+    found = answer_of(run)
+    what = {"shuffled": "shuffled weights", "other_findings": "other findings"}[check]
+    assert found.short.startswith("On phantoms: In part. ")
+    assert "its maps find 2 of the 2 that have boxes enough, 1 of them in doubt" in found.short
+    assert found.short.endswith(f"Found, but in doubt: Pneumonia at north, maps resemble those of {what} (0.62).")
+    said = dict(found.evidence)["Localization"]
+    start = f"Maps resemble those of {what}, rank correlation above 0.5: Pneumonia at north (0.62): they show"
+    assert sum(s.startswith(start) for s in said) == 1
+    maps = f"found, but in doubt; maps resemble those of {what} (0.62)"
+    assert [row.maps for row in found.rows if row.pointing.value is not None] == [maps, "found"]
+    assert maps in render(read_run(run))
 
 
 @pytest.mark.parametrize(("negatives", "word"), [("own", "border"), ("others", "site")])

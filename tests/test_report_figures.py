@@ -77,17 +77,19 @@ def test_mean_without_an_interval_or_a_figure() -> None:
 
 def test_first_screen_repeats_metrics(run: RunDirectory) -> None:
     summary = summarise(run, Results(run))
-    records = {
-        (s.arm, s.model, s.site): s
-        for s in run.scores
-        if s.seed == "all" and s.metric == "auroc" and s.finding == MACRO
-    }
+    records = {(s.arm, s.model, s.site, s.metric): s for s in run.scores if s.seed == "all" and s.finding == MACRO}
     sites = ["north", "south", "children"]  # harbour holds positives only: no figure under any arm
     assert summary.sites == sites
     for row in summary.rows:
-        values = [records[row.arm, s if row.arm == "local" else row.arm, s].value for s in sites]
-        assert isclose(row.mean.value or 0, float(np.mean([v for v in values if v is not None])))
-    assert any("The interval lies below zero: federated does worse than pooled" in s for s in summary.results)
+        assert list(row.means) == ["average_precision", "auroc"]
+        for metric, mean in row.means.items():
+            values = [records[row.arm, s if row.arm == "local" else row.arm, s, metric].value for s in sites]
+            assert isclose(mean.value or 0, float(np.mean([v for v in values if v is not None])))
+    assert [s.split(",")[0] for s in summary.results[:2]] == ["Macro average precision", "Macro AUROC"]
+    (pooled,) = [s for s in summary.results if s.startswith("Federated minus pooled")]
+    assert pooled.partition("patients: ")[2].startswith("average precision −0.032 [")
+    assert ", AUROC −0.016 [" in pooled
+    assert pooled.count("(worse)") == 2
     assert any("above both controls" in s for s in summary.results)
     assert any("harbour holds positives only" in s for s in summary.cautions)
     assert any("7 of 15 pairs" in s for s in summary.cautions)
@@ -95,12 +97,19 @@ def test_first_screen_repeats_metrics(run: RunDirectory) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
-    [(0.01, 0.05, "does better"), (-0.05, -0.01, "does worse"), (-0.01, 0.02, "does not show a difference")],
+    [(0.01, 0.05, "(better)"), (-0.05, -0.01, "(worse)"), (-0.01, 0.02, "(no difference shown)")],
 )
 def test_verdict_follows_the_interval(run: RunDirectory, low: float, high: float, words: str) -> None:
     made = [replace(c, value=(low + high) / 2, low=low, high=high) for c in run.comparisons]
     changed = replace(run, comparisons=made)
-    assert sum(words in s for s in summarise(changed, Results(changed)).results) == 2
+    assert sum(s.count(words) for s in summarise(changed, Results(changed)).results) == 4  # two arms, two metrics
+
+
+def test_an_older_run_without_differences_of_average_precision_is_summarised(run: RunDirectory) -> None:
+    changed = replace(run, comparisons=[c for c in run.comparisons if c.metric == "auroc"])
+    summary = summarise(changed, Results(changed))
+    assert any("patients: AUROC −0.016" in s for s in summary.results)
+    assert summary.rows[0].against["average_precision"].reason == "not computed at every site"
 
 
 def test_local_differences_are_against_the_own_model(run: RunDirectory) -> None:

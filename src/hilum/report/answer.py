@@ -10,10 +10,10 @@ from typing import Any
 from hilum.evaluation.bootstrap import FEWEST
 from hilum.evaluation.long_tail import TAIL
 from hilum.report.erasing import judge
-from hilum.report.evaluation import CONTROLS, finding_name
+from hilum.report.evaluation import ALIKE, COMPARED_MAPS, CONTROLS, finding_name, p_value
 from hilum.report.numbers import count, difference, listing, plural, score
 from hilum.report.read import MACRO, RunDirectory
-from hilum.report.results import Figure, Results
+from hilum.report.results import METRICS, Figure, Results, mean_over
 
 FEDERATED = "federated"
 OTHERS = {
@@ -23,7 +23,13 @@ OTHERS = {
 POINTING = "pointing_game"
 BOX_FIGURES = {POINTING: "pointing game", "iou": "IoU", "ap@0.3": "AP@0.3", "rodeo": "RoDeO"}
 NOT_LESIONS = ("site", "border")
-DECIDED = ("found", "not above the controls")
+FOUND, IN_DOUBT, MISSED = "found", "found, but in doubt", "not above the controls"
+DECIDED = (FOUND, IN_DOUBT, MISSED)
+LIKENESS = {"shuffled": "those of shuffled weights", "other_findings": "those of other findings"}
+MEANING_OF_LIKENESS = {
+    "shuffled": "they show the film and the network more than what was learnt",
+    "other_findings": "they show where the model looks more than which finding it sees there",
+}
 MEANING = {
     "disease": "",
     "disease, partly border": " – lesions count, and so does the border of the film",
@@ -45,17 +51,30 @@ Record = Mapping[str, Any]
 class Row:
     """One finding at one site: what the federated arm reaches, and its difference to each other arm in words.
 
-    ``controls``: the pointing game of what cannot know; ``verdict``: the word of the tests of disease or site, or "".
+    ``controls``: the pointing game of what cannot know; ``doubts``: check that the maps fail → rank correlation;
+    ``verdict``: the word of the tests of disease or site, or "".
     """
 
     site: str
     finding: str
+    precision: Figure
     auroc: Figure
     against: list[str]
     pointing: Figure
     controls: Mapping[str, float]
+    doubts: Mapping[str, float]
     found: str
     verdict: str
+
+    @property
+    def maps(self) -> str:
+        """The word on the maps, and the checks that they fail."""
+        return "; ".join([self.found or "no boxes", *self.likeness])
+
+    @property
+    def likeness(self) -> list[str]:
+        """What the maps resemble."""
+        return [f"maps resemble {LIKENESS[check]} ({value:.2f})" for check, value in self.doubts.items()]
 
 
 @dataclass(frozen=True)
@@ -78,13 +97,13 @@ def answer(run: RunDirectory, results: Results) -> Answer | None:
     evidence = [
         ("Classification", _classified(rows)),
         *((f"Federated against {arm}", _compared(run, results, arm)) for arm in arms),
-        ("Localization", _localized(rows)),
+        ("Localization", _localized(run, rows, arms)),
         ("Where localization fails", _failures(run, rows)),
         ("Disease or site", _verdicts(run)),
         ("Long tail", _tail(run)),
     ]
     return Answer(
-        _short(run, rows), [(title, said) for title, said in evidence if said], arms, rows, _missing(run, rows)
+        _short(run, results, rows), [(title, said) for title, said in evidence if said], arms, rows, _missing(run, rows)
     )
 
 
@@ -110,13 +129,14 @@ def _rows(run: RunDirectory, results: Results, arms: list[str]) -> Iterator[Row]
     verdicts = _judged(run)
     for site in run.sites:
         for finding in run.run.findings:
-            auroc = results.of_arm(FEDERATED, site, finding)
+            precision, auroc = (results.of_arm(FEDERATED, site, finding, metric) for metric in METRICS)
             pointing = results.of_arm(FEDERATED, site, finding, POINTING)
             if auroc.value is not None or pointing.value is not None:
                 against = [in_words(results.difference(arm, site.name, finding)) for arm in arms]
                 controls = _controls(run, site.name, finding, pointing)
-                found, verdict = _found(pointing, controls), verdicts.get((site.name, finding), "")
-                yield Row(site.name, finding, auroc, against, pointing, controls, found, verdict)
+                doubts = _doubts(run, site.name, finding)
+                found, verdict = _found(pointing, controls, doubts), verdicts.get((site.name, finding), "")
+                yield Row(site.name, finding, precision, auroc, against, pointing, controls, doubts, found, verdict)
 
 
 def _controls(run: RunDirectory, site: str, finding: str, pointing: Figure) -> dict[str, float]:
@@ -129,7 +149,15 @@ def _controls(run: RunDirectory, site: str, finding: str, pointing: Figure) -> d
     return {name: known[name] for name in CONTROLS if known.get(name) is not None}
 
 
-def _found(pointing: Figure, controls: Mapping[str, float]) -> str:
+def _doubts(run: RunDirectory, site: str, finding: str) -> dict[str, float]:
+    """Return check → rank correlation, of the checks that the maps fail: it is above ``ALIKE``."""
+    place = (FEDERATED, site, finding)
+    records = run.evaluation["checks"] if run.evaluation is not None else []
+    known = {r["check"]: r["value"] for r in records if (r["arm"], r["site"], r["finding"]) == place}
+    return {check: known[check] for check in LIKENESS if known.get(check) is not None and known[check] > ALIKE}
+
+
+def _found(pointing: Figure, controls: Mapping[str, float], doubts: Mapping[str, float]) -> str:
     """Say how the pointing game compares with its controls; "" where there is none."""
     if pointing.value is None:
         return ""
@@ -137,7 +165,13 @@ def _found(pointing: Figure, controls: Mapping[str, float]) -> str:
         return "too few boxes"
     if not controls:
         return "no controls"
-    return "found" if pointing.low > max(controls.values()) else "not above the controls"
+    if pointing.low <= max(controls.values()):
+        return MISSED
+    return IN_DOUBT if doubts else FOUND
+
+
+def _is_found(row: Row) -> bool:
+    return row.found in (FOUND, IN_DOUBT)
 
 
 def _told(row: Row) -> bool | None:
@@ -148,40 +182,62 @@ def _below(row: Row) -> bool:
     return row.auroc.high is not None and row.auroc.high < 0.5
 
 
-def _short(run: RunDirectory, rows: list[Row]) -> str:
+def _short(run: RunDirectory, results: Results, rows: list[Row]) -> str:
     told = {row.finding for row in rows if _told(row)}
     asked = [f for f in run.run.findings if any(r.finding == f and _told(r) is not None for r in rows)]
     boxed = [f for f in run.run.findings if any(r.finding == f and r.found in DECIDED for r in rows)]
-    found = {row.finding for row in rows if row.found == "found"}
+    found = {row.finding for row in rows if _is_found(row)}
+    sure = {row.finding for row in rows if row.found == FOUND}
     start = {"phantom": "On phantoms: ", "mixed": "Partly on phantoms: "}.get(run.run.data, "")
     if not asked:
         return f"{start}Not answered: no finding has enough test patients of both classes."
+    means = _means(run, results)
     if not boxed:
         what = f"{len(told)} of {plural(len(asked), 'finding')} told better than chance somewhere"
         few = f"no finding has boxes on {FEWEST} test images to say where"
-        return " ".join([f"{start}Half answered: {what}, but {few}.", *_limits(rows, found)])
-    both, limits = [f for f in boxed if f in told and f in found], _limits(rows, found)
+        return " ".join([f"{start}Half answered: {what}, but {few}.", *means, *_limits(rows)])
+    both, limits = [f for f in boxed if f in told and f in found], _limits(rows)
     whole = both == boxed and len(told) == len(asked) and not limits
     word = "Yes" if whole else "In part" if both else "Not shown"
+    doubtful = len(found - sure)
     said = (
         f"{start}{word}. The federated model tells {len(told)} of {plural(len(asked), 'finding')} better than chance "
         f"at some site, and its maps find {len([f for f in boxed if f in found])} of the {len(boxed)} that have boxes "
-        f"enough. Both: {'; '.join(_both(rows, f) for f in both) or 'none'}."
+        f"enough{f', {doubtful} of them in doubt' if doubtful else ''}. "
+        f"Both: {'; '.join(_both(rows, f) for f in both) or 'none'}."
     )
-    return " ".join([said, *limits])
+    return " ".join([said, *means, *limits])
 
 
-def _limits(rows: list[Row], found: set[str]) -> list[str]:
-    """Return what forbids a plain yes: hospitals ranked the wrong way round, and findings told by the border."""
+def _means(run: RunDirectory, results: Results) -> list[str]:
+    """Return a sentence of the macro figures over the training sites, of the federated arm and the others."""
+    shared, parts = results.shared, []
+    for metric, name in METRICS.items():
+        means = {
+            arm: mean_over([results.of_arm(arm, site, MACRO, metric) for site in shared])
+            for arm in (FEDERATED, *OTHERS)
+            if arm in run.run.arms
+        }
+        if means[FEDERATED].value is not None:
+            beside = ", ".join(f"{arm} {score(mean.value)}" for arm, mean in means.items() if arm != FEDERATED)
+            parts.append(f"{name} {_figure(means[FEDERATED])}" + (f" ({beside})" if beside else ""))
+    return [f"Macro, mean over {plural(len(shared), 'training site')}: {'; '.join(parts)}."] if parts else []
+
+
+def _limits(rows: list[Row]) -> list[str]:
+    """Return what forbids a plain yes: ranked the wrong way round, told by the border, maps that fail a check."""
+    found = {row.finding for row in rows if _is_found(row)}
     below = [f"{_place(row)} ({_figure(row.auroc)})" for row in rows if _below(row)]
     blind = [f"{_place(row)} ({row.verdict})" for row in rows if row.finding in found and row.verdict in NOT_LESIONS]
+    doubted = [f"{_place(row)}, {' and '.join(row.likeness)}" for row in rows if row.found == IN_DOUBT]
     said = [f"Below 0.5: {'; '.join(below)}."] if below else []
+    said += [f"Found, but in doubt: {'; '.join(doubted)}."] if doubted else []
     return [*said, f"Judged to look at the border of the film, not at lesions: {'; '.join(blind)}."] if blind else said
 
 
 def _both(rows: list[Row], finding: str) -> str:
     told = [row.site for row in rows if row.finding == finding and _told(row)]
-    found = [row.site for row in rows if row.finding == finding and row.found == "found"]
+    found = [row.site for row in rows if row.finding == finding and _is_found(row)]
     return f"{finding_name(finding)} (told at {listing(told)}, found at {listing(found)})"
 
 
@@ -205,11 +261,16 @@ def _classified(rows: list[Row]) -> list[str]:
 
 def _compared(run: RunDirectory, results: Results, arm: str) -> list[str]:
     sites = [s for s in run.sites if arm != "local" or not s.outside]
-    macros = [(s, results.difference(arm, s.name, MACRO)) for s in sites]
-    known = [f"{s.name} {in_words(f)}" for s, f in macros if f.value is not None]
-    absent = [s.name for s, f in macros if f.value is None]
-    said = [f"Macro AUROC by site: {'; '.join(known)}." if known else "No site has a macro AUROC under both arms."]
-    if absent and known:
+    said, absent = [], []
+    for metric, name in METRICS.items():
+        macros = [(s, results.difference(arm, s.name, MACRO, metric)) for s in sites]
+        known = [f"{s.name} {in_words(f)}" for s, f in macros if f.value is not None]
+        if known:
+            said.append(f"Macro {name} by site: {'; '.join(known)}.")
+            absent = [s.name for s, f in macros if f.value is None]
+    if not said:
+        said.append("No site has a macro figure under both arms.")
+    if absent:
         said.append(f"No such figure at {listing(absent)}.")
     singles = [
         (
@@ -223,27 +284,64 @@ def _compared(run: RunDirectory, results: Results, arm: str) -> list[str]:
     for word in ("better", "worse"):
         which = [text for found, text in singles if found == word]
         if which:
-            said.append(f"Single findings {word}: {'; '.join(which)}.")
+            said.append(f"Single findings {word} in AUROC: {'; '.join(which)}.")
     equal = sum(word == "equal" for word, _ in singles)
     if equal:
         said.append(f"For {equal} of {plural(len(singles), 'pair')} of finding and site no difference is shown.")
     return said
 
 
-def _localized(rows: list[Row]) -> list[str]:
+def _localized(run: RunDirectory, rows: list[Row], arms: list[str]) -> list[str]:
     decided = [row for row in rows if row.found in DECIDED]
     said = []
     if decided:
-        found = [f"{_place(r)}, {_figure(r.pointing)} of {count(r.pointing.n)}" for r in decided if r.found == "found"]
+        found = [f"{_place(r)}, {_figure(r.pointing)} of {count(r.pointing.n)}" for r in decided if _is_found(r)]
         used = [CONTROLS[name] for name in CONTROLS if any(name in row.controls for row in decided)]
         said.append(
             f"The hottest point lies in a true box more often than that of every control ({listing(used)}): "
             f"{'; '.join(found) if found else 'nowhere'}."
         )
+    for check, what in LIKENESS.items():
+        alike = [f"{_place(row)} ({row.doubts[check]:.2f})" for row in decided if check in row.doubts]
+        if alike:
+            meaning = MEANING_OF_LIKENESS[check]
+            said.append(f"Maps resemble {what}, rank correlation above {ALIKE:g}: {'; '.join(alike)}: {meaning}.")
+    said += [sentence for arm in arms if (sentence := _maps_against(run, arm))]
     few = [row for row in rows if row.found == "too few boxes"]
     if few:
         said.append(f"Boxes on fewer than {FEWEST} test images: {'; '.join(map(_place, few))}.")
     return said or ["No test image has a true box with a heat map."]
+
+
+def _maps_against(run: RunDirectory, arm: str) -> str:
+    """Say in one sentence how the maps compare with another arm's on the same images; "" where none are compared."""
+    records = run.evaluation["comparisons"] if run.evaluation is not None else []
+    parts = []
+    for metric in COMPARED_MAPS:
+        known = [
+            r
+            for r in records
+            if (r["arm"], r["against"], r["metric"]) == (FEDERATED, arm, metric)
+            and r["finding"] != MACRO
+            and None not in (r["p"], r["low"])
+        ]
+        better, worse = ([r for r in known if r["low"] > 0], [r for r in known if r["high"] < 0])
+        words = [
+            f"{word} for {'; '.join(map(_map_difference, which))}"
+            for word, which in (("better", better), ("worse", worse))
+            if which
+        ]
+        rest = len(known) - len(better) - len(worse)
+        if rest:
+            words.append(f"no difference shown for {rest} of {plural(len(known), 'pair')} of finding and site")
+        if words:
+            parts.append(f"{BOX_FIGURES[metric]} {', '.join(words)}")
+    return f"Maps against those of {arm}, on the same images: {'. '.join(parts)}." if parts else ""
+
+
+def _map_difference(record: Record) -> str:
+    text = difference(record["value"], record["low"], record["high"])
+    return f"{finding_name(record['finding'])} at {record['site']} ({text}, p {p_value(record['p_holm'])} corrected)"
 
 
 def _failures(run: RunDirectory, rows: list[Row]) -> list[str]:
@@ -253,7 +351,7 @@ def _failures(run: RunDirectory, rows: list[Row]) -> list[str]:
             f"{_place(row)}: pointing game {_figure(row.pointing)}, "
             f"{', '.join(f'{CONTROLS[name]} {score(value)}' for name, value in row.controls.items())}."
             for row in rows
-            if row.found == "not above the controls"
+            if row.found == MISSED
         ]
     records = [
         r

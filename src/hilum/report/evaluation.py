@@ -11,6 +11,7 @@ from typing import Any
 from hilum.report.erasing import judge
 from hilum.report.numbers import MINUS, NONE, count, difference, score
 from hilum.report.read import MACRO
+from hilum.report.results import METRICS
 
 SIDE = 120.0
 Record = Mapping[str, Any]
@@ -36,6 +37,8 @@ CONTROLS = {
     "shuffled": "shuffled weights",
 }
 METRIC_NAMES = {"average_precision": "AP", "auroc": "AUROC", "iobb": "IoBB", "box_energy": "energy in box"}
+COMPARED_MAPS = ("pointing_game", "iou")
+ALIKE = 0.5  # rank correlation above which maps are said to resemble others: they share a quarter of their variance
 CORRECTIONS = ("raw", "temperature", "prior")
 
 
@@ -73,12 +76,17 @@ def evaluation_tables(content: Record) -> list[Table]:
         _classification(content),
         _localization(content),
         _controls(content),
+        _map_tests(content),
         _checks(content),
         _erased(content),
         _calibration(content),
-        _tests(content, "comparisons", "Arms", "Differences between arms on the same patients"),
+        _tests(
+            [r for r in content["comparisons"] if r["metric"] in METRICS],
+            "Arms",
+            "Differences between arms on the same patients",
+        ),
         _ranks(content),
-        _tests(content, "differences", "Runs", f"Differences to the run {content.get('against', '')}"),
+        _tests(content.get("differences", []), "Runs", f"Differences to the run {content.get('against', '')}"),
     )
     return [table for table in made if table.rows]
 
@@ -175,6 +183,36 @@ def _controls(content: Record) -> Table:
     )
 
 
+def _map_tests(content: Record) -> Table:
+    found = {
+        (r["site"], r["finding"], _pair(r), r["metric"]): r
+        for r in content["comparisons"]
+        if r["metric"] in COMPARED_MAPS
+    }
+    rows = []
+    for site, finding, arms in dict.fromkeys(key[:3] for key in found):
+        chosen = [found.get((site, finding, arms, metric)) for metric in COMPARED_MAPS]
+        n = max(r["n"] for r in chosen if r is not None)
+        cells = [text for r in chosen for text in _difference_and_p(r)]
+        rows.append([_site(site), finding_name(finding), arms, count(n), *cells])
+    names = [MAP_COLUMNS[metric] for metric in COMPARED_MAPS]
+    return Table(
+        "maps",
+        "Maps of the arms on the same images",
+        "Difference with its 95 % interval of the patient bootstrap, each arm's maps cut at its own threshold; p "
+        "corrected (Holm) within one figure. None for a finding with boxes on fewer than 10 images. More figures are "
+        "in evaluation.json.",
+        ["site", "finding", "arms", "n", *(text for name in names for text in (name, "p corrected"))],
+        rows,
+    )
+
+
+def _difference_and_p(record: Record | None) -> list[str]:
+    if record is None:
+        return [NONE] * 2
+    return [difference(record["value"], record["low"], record["high"]), p_value(record["p_holm"])]
+
+
 def _checks(content: Record) -> Table:
     rows = []
     found = {(r["arm"], r["model"], r["site"], r["finding"], r["check"]): r for r in content["checks"]}
@@ -189,7 +227,8 @@ def _checks(content: Record) -> Table:
         "maps",
         "Do maps follow the weights and the finding",
         "Rank correlation of a map with that of shuffled weights, and with the maps of the other findings on the same "
-        "image; share of those whose hottest cell is the same. All should be low.",
+        f"image; share of those whose hottest cell is the same. All should be low: a correlation above {ALIKE:g} puts "
+        "what the maps find in doubt.",
         ["site", "finding", "arm", "shuffled weights", "other findings", "same peak"],
         rows,
     )
@@ -249,7 +288,7 @@ def _losses(record: Record | None) -> list[str]:
         return [NONE] * 5
     falls = [_number(record[name]).replace("-", MINUS) for name in ("lesions", "control")]
     beyond = difference(record["value"], record["low"], record["high"])
-    return [count(record["n"]), *falls, beyond, _p(record["p"])]
+    return [count(record["n"]), *falls, beyond, p_value(record["p"])]
 
 
 def _borders(record: Record | None) -> list[str]:
@@ -278,16 +317,16 @@ def _calibration(content: Record) -> Table:
     )
 
 
-def _tests(content: Record, name: str, what: str, title: str) -> Table:
-    records = [r for r in content.get(name, []) if r["finding"] == MACRO]
+def _tests(every: Sequence[Record], what: str, title: str) -> Table:
+    records = [r for r in every if r["finding"] == MACRO]
     rows = [
         [
             _site(r["site"]),
             _pair(r),
-            METRIC_NAMES.get(r["metric"]) or MAP_COLUMNS.get(r["metric"], r["metric"]),
+            (MAP_COLUMNS | METRIC_NAMES).get(r["metric"], str(r["metric"])),
             difference(r["value"], r["low"], r["high"]),
-            _p(r.get("p_delong", r["p"])),
-            _p(r["p_holm"]),
+            p_value(r.get("p_delong", r["p"])),
+            p_value(r["p_holm"]),
         ]
         for r in records
     ]
@@ -309,7 +348,7 @@ def _ranks(content: Record) -> Table:
             arm,
             f"{rank:.2f}",
             f"{r['critical_difference']:.2f}",
-            _p(r["p"]),
+            p_value(r["p"]),
             count(r["seeds"]),
         ]
         for r in content["ranks"]
@@ -357,7 +396,8 @@ def _number(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}"
 
 
-def _p(value: float | None) -> str:
+def p_value(value: float | None) -> str:
+    """Return a p value as text."""
     return NONE if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 

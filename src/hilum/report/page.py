@@ -15,7 +15,7 @@ from hilum.report.evaluation import evaluation_tables, reliability_plots
 from hilum.report.heatmaps import Gallery, colour_bar, examples
 from hilum.report.plots import UNIT, difference_axis, learning_curves, score_axis
 from hilum.report.read import MACRO, RunDirectory, read_run
-from hilum.report.results import Figure, Results
+from hilum.report.results import METRICS, Figure, Results
 from hilum.report.summary import summarise
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "summary": summarise(run, results),
         "answer": answer(run, results),
         "macro": MACRO,
+        "metrics": METRICS,
         "training": results.training,
         "outside": [s for s in run.sites if s.outside],
         "spaces": label_spaces(run),

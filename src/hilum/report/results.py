@@ -10,6 +10,8 @@ from hilum.evaluation.bootstrap import FEWEST_OF_CLASS
 from hilum.report.numbers import plural
 from hilum.report.read import ALL_SEEDS, MACRO, Comparison, LocalizationScore, RunDirectory, Score, SiteFacts
 
+METRICS = {"average_precision": "average precision", "auroc": "AUROC"}  # the main figure of a long tail first
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -49,6 +51,17 @@ class Results:
         return [s for s in self.run.sites if not s.outside]
 
     @property
+    def shared(self) -> list[SiteFacts]:
+        """Training sites where every arm has a macro figure, so that means are over the same sites.
+
+        A site with too few images of a class for an interval has a part only where no site has an interval. Both
+        metrics exist, and have an interval, at the same sites.
+        """
+        figures = {s.name: [self.of_arm(arm, s, MACRO) for arm in self.run.run.arms] for s in self.training}
+        known = [s for s in self.training if all(f.value is not None for f in figures[s.name])]
+        return [s for s in known if all(f.low is not None for f in figures[s.name])] or known
+
+    @property
     def findings(self) -> list[str]:
         """``macro`` first, then each finding of the study."""
         return [MACRO, *self.run.run.findings]
@@ -86,7 +99,7 @@ class Results:
         At an outside site no model is its own: the mean over the local models stands there, with no
         interval, and ``spread`` holds each of them.
         """
-        look_up = self.score if metric in ("auroc", "average_precision") else self.pointing
+        look_up = self.score if metric in METRICS else self.pointing
         if arm != "local":
             return look_up(arm, arm, site.name, finding, metric)
         if not site.outside:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import yaml
@@ -10,9 +10,9 @@ import yaml
 from hilum.report.cohorts import label_spaces, one_class_sites
 from hilum.report.numbers import count, difference, listing, plural, score
 from hilum.report.read import MACRO, RunDirectory, SiteFacts
-from hilum.report.results import Figure, Results, mean_over
+from hilum.report.results import METRICS, Figure, Results, mean_over
 
-METRIC, POINTING = "auroc", "pointing_game"
+POINTING = "pointing_game"
 FEW_POSITIVES = 20
 NAMED_ARMS = ("local", "pooled", "federated")
 MOST_NAMED = 4
@@ -20,11 +20,11 @@ MOST_NAMED = 4
 
 @dataclass(frozen=True)
 class Headline:
-    """One arm's row of the first table; ``against`` is federated minus this arm."""
+    """One arm's row of the first table, by metric; ``against`` is federated minus this arm, empty for federated."""
 
     arm: str
-    mean: Figure
-    against: Figure | None
+    means: Mapping[str, Figure]
+    against: Mapping[str, Figure]
     pointing: list[Figure]
 
 
@@ -43,7 +43,7 @@ class Summary:
 
 def summarise(run: RunDirectory, results: Results) -> Summary:
     """Return the first screen: the figures of ``metrics.json``, and their means over sites computed here."""
-    shared = _shared_sites(run, results)
+    shared = results.shared
     boxed = [s for s in run.sites if any(_pointing(results, arm, s).n for arm in run.run.arms)]
     rows = [_headline(arm, shared, boxed, results) for arm in run.run.arms]
     best = {s.name: _pointing(results, _lead(run), s) for s in boxed}
@@ -62,25 +62,16 @@ def summarise(run: RunDirectory, results: Results) -> Summary:
     )
 
 
-def _shared_sites(run: RunDirectory, results: Results) -> list[SiteFacts]:
-    """Training sites where every arm has a macro figure, so that means are over the same sites.
-
-    A site with too few images of a class for an interval has a part only where no site has an interval.
-    """
-    figures = {s.name: [results.of_arm(arm, s, MACRO) for arm in run.run.arms] for s in results.training}
-    known = [s for s in results.training if all(f.value is not None for f in figures[s.name])]
-    return [s for s in known if all(f.low is not None for f in figures[s.name])] or known
-
-
 def _headline(arm: str, shared: list[SiteFacts], boxed: list[SiteFacts], results: Results) -> Headline:
-    mean = mean_over([results.of_arm(arm, s, MACRO) for s in shared])
-    if arm == "federated":
-        against = None
-    else:
-        parts = [results.difference(arm, s.name, MACRO) for s in shared]
-        complete = bool(parts) and all(p.value is not None for p in parts)
-        against = mean_over(parts) if complete else Figure(reason="not computed at every site")
-    return Headline(arm, mean, against, [_pointing(results, arm, s) for s in boxed])
+    means = {m: mean_over([results.of_arm(arm, s, MACRO, m) for s in shared]) for m in METRICS}
+    against = {} if arm == "federated" else {m: _mean_difference(arm, shared, results, m) for m in METRICS}
+    return Headline(arm, means, against, [_pointing(results, arm, s) for s in boxed])
+
+
+def _mean_difference(arm: str, shared: list[SiteFacts], results: Results, metric: str) -> Figure:
+    parts = [results.difference(arm, s.name, MACRO, metric) for s in shared]
+    complete = bool(parts) and all(p.value is not None for p in parts)
+    return mean_over(parts) if complete else Figure(reason="not computed at every site")
 
 
 def _pointing(results: Results, arm: str, site: SiteFacts) -> Figure:
@@ -127,23 +118,26 @@ def _further_named(arms: Sequence[str]) -> list[str]:
 
 def _scores(run: RunDirectory, rows: list[Headline], shared: list[SiteFacts]) -> list[str]:
     if not shared:
-        return ["No training site has a macro AUROC under every arm, so the arms have no common mean."]
+        return ["No training site has a macro figure under every arm, so the arms have no common mean."]
     names = {"local": "each site's own local model", "pooled": "the pooled model"}
     named = [r for r in _federated_first(rows) if r.arm in NAMED_ARMS]
-    parts = [f"{names.get(r.arm, f'the {r.arm} model')} {_text(r.mean)}" for r in named]
     where = f"{plural(len(shared), 'training site')} where every arm has one ({listing([s.name for s in shared])})"
-    sentences = [f"Macro AUROC, mean over the {where}: {', '.join(parts)}."]
-    sentences += [
-        f"Federated minus {r.arm}, on the same patients: {_verdict(r.against, r.arm)}"
-        for r in named
-        if r.against is not None and r.against.value is not None
-    ]
+    sentences = []
+    for metric, name in METRICS.items():
+        parts = [f"{names.get(r.arm, f'the {r.arm} model')} {_text(r.means[metric])}" for r in named]
+        sentences.append(f"Macro {name}, mean over the {where}: {', '.join(parts)}.")
+        where = "same sites"
+    for row in named:
+        parts = [f"{METRICS[m]} {_verdict(d)}" for m, d in row.against.items() if d.value is not None]
+        if parts:
+            sentences.append(f"Federated minus {row.arm}, on the same patients: {', '.join(parts)}.")
     return sentences + _against_further([r for r in rows if r.arm not in NAMED_ARMS])
 
 
 def _against_further(rows: list[Headline]) -> list[str]:
     """Say in one sentence whom the federated arm beats, and who beats it, of the further federations."""
-    known = [(r.arm, r.against) for r in rows if r.against is not None and r.against.low is not None]
+    main = next(iter(METRICS))
+    known = [(r.arm, d) for r in rows if (d := r.against.get(main)) is not None and d.low is not None]
     if not known:
         return []
     better = [arm for arm, d in known if d.low is not None and d.low > 0]
@@ -153,8 +147,8 @@ def _against_further(rows: list[Headline]) -> list[str]:
     parts += [f"worse than {listing(worse)}"] if worse else []
     parts += [f"no difference shown from {'the other ' if parts else ''}{rest}"] if rest else []
     return [
-        f"Federated beside {plural(len(known), 'further federation')}, on the same patients: {'; '.join(parts)}. "
-        "The table has the figures; the intervals are not corrected for their number."
+        f"Federated beside {plural(len(known), 'further federation')}, by macro {METRICS[main]} on the same patients: "
+        f"{'; '.join(parts)}. The table has the figures; the intervals are not corrected for their number."
     ]
 
 
@@ -163,26 +157,25 @@ def _federated_first(rows: list[Headline]) -> list[Headline]:
     return sorted(rows, key=lambda r: order.get(r.arm, 3))
 
 
-def _verdict(figure: Figure, arm: str) -> str:
+def _verdict(figure: Figure) -> str:
     text = difference(figure.value, figure.low, figure.high)
     if figure.low is None or figure.high is None:
-        return f"{text}, without an interval."
-    if figure.low > 0:
-        return f"{text}. The interval lies above zero: federated does better than {arm} in this run."
-    if figure.high < 0:
-        return f"{text}. The interval lies below zero: federated does worse than {arm} in this run."
-    return f"{text}. The interval includes zero: this run does not show a difference."
+        return f"{text} (no interval)"
+    word = "better" if figure.low > 0 else "worse" if figure.high < 0 else "no difference shown"
+    return f"{text} ({word})"
 
 
 def _outside(run: RunDirectory, results: Results) -> list[str]:
     sentences = []
     for site in (s for s in run.sites if s.outside):
         named = [arm for arm in run.run.arms if arm in NAMED_ARMS] or run.run.arms
-        figures = {arm: results.of_arm(arm, site, MACRO) for arm in named}
-        parts = [f"{arm} {_text(f)}" for arm, f in figures.items() if f.value is not None]
-        why = next((f.reason for f in figures.values() if f.reason), "not computed")
-        text = f"{', '.join(parts)}." if parts else f"no macro AUROC ({why})."
-        sentences.append(f"At the outside site {site.name}: {text}")
+        said, why = [], "not computed"
+        for metric, name in METRICS.items():
+            figures = {arm: results.of_arm(arm, site, MACRO, metric) for arm in named}
+            parts = [f"{arm} {_text(f)}" for arm, f in figures.items() if f.value is not None]
+            why = next((f.reason for f in figures.values() if f.reason), why)
+            said += [f"macro {name} {', '.join(parts)}"] if parts else []
+        sentences.append(f"At the outside site {site.name}: {'; '.join(said) or f'no macro figure ({why})'}.")
     return sentences
 
 
@@ -231,7 +224,8 @@ def _cautions(run: RunDirectory, results: Results) -> list[str]:
     if one_class:
         notes.append(
             f"{listing([s.name for s in one_class])} {'hold' if len(one_class) > 1 else 'holds'} positives "
-            "only. No AUROC exists there, and a pooled figure could be won by telling hospitals apart."
+            "only. No average precision or AUROC exists there, and a pooled figure could be won by telling hospitals "
+            "apart."
         )
     blank = sum(not cell.known for row in label_spaces(run).values() for cell in row)
     if blank:
