@@ -150,6 +150,7 @@ VARIANTS: dict[int, dict[str, dict[str, Any]]] = {
     },
     4: {
         "no prior correction": {"training": {"prior_correction": "none"}},
+        "absolute prior correction": {"training": {"prior_correction": "absolute"}},
         **{name: {"training": {"loss": name}} for name in LOSSES if name != "masked_bce"},
     },
     5: {
