@@ -32,7 +32,7 @@ from hospitals import hilum
 pytestmark = [pytest.mark.slow, pytest.mark.flower]
 
 PATIENCE = 600  # s; on a busy machine an exchange takes minutes
-LIMIT = 90.0  # s for a task; a message takes 8 s of processor time
+LIMIT = 180.0  # s for a task; on two cores with other work, an exchange with two sites took more than 90
 TWO = """\
 name: two
 findings: [Nodule, Effusion]
@@ -211,17 +211,18 @@ def test_a_straggler_is_not_waited_for_where_a_quorum_is_enough(folder: Path, tm
 
 
 def test_a_straggler_beyond_its_time_limit_is_lost_and_the_quorum_goes_on(folder: Path, tmp_path: Path) -> None:
-    run = tmp_path / "late"
-    with begun(folder, run, LENIENT, round=LIMIT) as (federation, run_id):
+    run, text = tmp_path / "late", LENIENT.replace("rounds: 2", "rounds: 1")
+    with begun(folder, run, text, round=LIMIT) as (federation, run_id):
         assert wait_for(in_round(run, 1), PATIENCE)
-        federation.nodes["south"].signal(signal.SIGSTOP)
+        federation.nodes["south"].signal(signal.SIGSTOP)  # before its process has even started
         try:
             follow(federation, run_id, lambda line: None)
         finally:
             federation.nodes["south"].signal(signal.SIGCONT)
         without = federation.run.read_json(FEDERATION)["without"][MODEL]
-    assert log_of(run)[1]["lost"] == without == {"south": f"no reply within {LIMIT:g} s."}
-    assert set(log_of(run)[1]["train_loss"]) == {"north"}
+    (record,) = log_of(run)
+    assert record["lost"] == without == {"south": f"no reply within {LIMIT:g} s."}
+    assert set(record["train_loss"]) == {"north"}
 
 
 def test_ctrl_c_ends_every_process_and_the_run_goes_on_with_resume(folder: Path, tmp_path: Path) -> None:
