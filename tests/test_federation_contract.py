@@ -99,11 +99,25 @@ def test_the_order_of_the_sites_changes_no_bit_and_a_resumed_run_is_an_uninterru
     strategy = built(name, **settings)
     whole, kept, records = loop(tmp_path / "whole", strategy)
     assert fingerprint(whole.state) != fingerprint(copy_state(tiny_model()))
-    with pytest.raises(InterruptedError):
-        loop(tmp_path / "cut", strategy, SITES[::-1], until=1)
+    for cut in (1, 2):
+        with pytest.raises(InterruptedError):
+            loop(tmp_path / "cut", strategy, SITES[::-1], until=cut)
     resumed, resumed_kept, rest = loop(tmp_path / "cut", strategy, SITES[::-1])
     assert prints(resumed, resumed_kept) == prints(whole, kept)
-    assert rest == records[1:]
+    assert rest == records[2:]
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_over_every_topology_a_resumed_run_is_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
+    options = {"hierarchy": {"regions": {"x": ["a", "c"], "y": ["b"]}, "region_rounds": 2}}.get(name, {})
+    topology, strategy = TOPOLOGIES.load(name)(**options), built("fedavg", **STUDY)
+    whole, kept, records = loop(tmp_path / "whole", strategy, topology=topology)
+    for cut in (1, 2):
+        with pytest.raises(InterruptedError):
+            loop(tmp_path / "cut", strategy, topology=topology, until=cut)
+    resumed, resumed_kept, rest = loop(tmp_path / "cut", strategy, topology=topology)
+    assert prints(resumed, resumed_kept) == prints(whole, kept)
+    assert rest == records[2:]
 
 
 def test_in_a_study_sites_keep_the_rows_that_they_own_and_their_statistics(
