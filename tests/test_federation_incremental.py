@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fakes import FakeSite, Hospitals, fake_site, fake_trainer, tiny_model
-from hilum.federation.messages import ServerState
+from hilum.errors import TrainingError
+from hilum.federation.messages import LabelCounts, Reply, ServerState, Task
 from hilum.federation.rounds import RoundsPlan
 from hilum.federation.strategies.ciil import CIIL
 from hilum.federation.strategies.fedavg import FedAvg
@@ -51,6 +52,15 @@ def test_in_circles_every_site_trains_once_a_round_on_what_the_one_before_it_lef
 def test_once_around_every_site_has_its_turn_of_as_many_visits_as_there_are_rounds(tmp_path: Path) -> None:
     _, records = loop(tmp_path, IIL(GROUPS, patience=99))
     assert visited(records) == ["aaa", "bbb", "ccc"]
+
+
+@pytest.mark.parametrize("told", [(None, 1, 0), (2, 1, 0), (1, 0, 0), (1, 2, 0), (1, 1, 7), (1, 1, None)])
+def test_what_a_site_tells_of_its_visit_has_to_make_sense(told: tuple[int | None, ...]) -> None:
+    named = zip(("visit", "better", "ends"), told, strict=True)
+    extra = {name: torch.tensor(value) for name, value in named if value is not None}
+    counts = LabelCounts(4, np.array([4, 4]), np.array([2, 2]))
+    with pytest.raises(TrainingError, match="visit 1"):
+        IIL(GROUPS).check(Reply("a", 1, {}, counts, extra=extra), Task("train", 1, visit=1))
 
 
 def test_circles_and_once_around_have_the_budget_of_the_others(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from hilum.errors import TrainingError
 from hilum.federation.aggregation import Weight
 from hilum.federation.messages import LabelCounts, Reply, ServerState, Task
 from hilum.federation.strategies.fedavg import FedAvg
@@ -57,6 +58,17 @@ class IIL(FedAvg):
         facts = {LOWEST: loss if better else kept[LOWEST], SINCE: torch.tensor(since)}
         kept = (best if ends else own) | {BEST + n: t.clone() for n, t in best.items()} | facts
         return replace(reply, extra=told), kept
+
+    def check(self, reply: Reply, task: Task) -> None:
+        """Refuse a reply that does not tell of the visit that was asked for, or whose first visit is not the best."""
+        if task.kind != "train":
+            return
+        visit, better, ends = (int(reply.extra.get(name, torch.tensor(-1))) for name in ("visit", "better", "ends"))
+        if visit != task.visit or {better, ends} - {0, 1} or (visit == 1 and not better):
+            raise TrainingError(
+                f"Expected of '{reply.site}' visit {task.visit}, and 0 or 1 for whether it is the best and the last; "
+                f"found {visit}, {better} and {ends}. Install the same hilum at the server and at every site."
+            )
 
     def count(self, tally: Tally, server: ServerState, reply: Reply, among_asked: Weight, among_all: Weight) -> None:
         """Take the one reply, and what the site told."""
