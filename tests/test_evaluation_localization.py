@@ -325,6 +325,19 @@ def test_figures_of_fewer_than_five_patients_have_no_interval(patients):
     assert not np.isnan([f.value for f in found]).any()
 
 
+def test_a_mean_over_findings_leaves_out_those_of_too_few_patients():
+    maps = random_maps(40, (4, 4), np.random.default_rng(0)).reshape(1, 20, 2, 4, 4)
+    boxes = {"Mass": [QUARTER] * 20, "Edema": [QUARTER] * 4 + [[]] * 16}
+    table = evaluate_findings(maps, boxes, np.arange(20), resamples=100)
+    for name, figure in table[MACRO].items():
+        mass = table["Mass"][name]
+        assert (figure.value, figure.low, figure.high, figure.n) == (mass.value, mass.low, mass.high, 20)
+    few = {"Edema": boxes["Edema"]}
+    alone = evaluate_findings(maps[:, :, 1:], few, np.arange(20), resamples=100)[MACRO]["box_energy"]
+    assert (alone.n, alone.findings) == (4, 1)
+    assert np.isnan([alone.low, alone.high]).all()
+
+
 def test_maps_of_two_arms_are_paired_by_image():
     """What both arms share cancels: the interval of a constant gap is the gap."""
     rng = np.random.default_rng(0)

@@ -224,7 +224,7 @@ def test_maps_that_fail_a_check_are_found_in_doubt_only(tmp_path: Path, check: s
     found = answer_of(run)
     what = {"shuffled": "shuffled weights", "other_findings": "other findings"}[check]
     assert found.short.startswith("On phantoms: In part. ")
-    assert "its maps find 2 of the 2 that have boxes enough, 1 of them in doubt" in found.short
+    assert "its maps find 2 of the 2 with enough boxes (1 in doubt)" in found.short
     assert found.short.endswith(f"Found, but in doubt: Pneumonia at north, maps resemble those of {what} (0.62).")
     said = dict(found.evidence)["Localization"]
     start = f"Maps resemble those of {what}, rank correlation above 0.5: Pneumonia at north (0.62): they show"

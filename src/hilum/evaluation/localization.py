@@ -37,7 +37,8 @@ class LocalizationEstimate:
 
     ``random_map``: maps of noise; ``centre_prior``: for each image the average box map of the finding's
     *other* patients; ``gaussian_prior``: one Gaussian in the middle of the image. A map that does not beat
-    them has not looked at the image. For a macro, ``n`` counts (image, finding) pairs over ``findings``.
+    them has not looked at the image. For a macro, ``n`` counts (image, finding) pairs over ``findings``: those whose
+    figure has an interval, or all that exist where none has.
     """
 
     value: float
@@ -273,8 +274,11 @@ def _tabulate(
                 _columns(part, c, 1), int(counts[k, c]), controls[c], 1, level, bool(few[k, c])
             )
         exists = ~np.isnan(part.values)
-        means = np.array([mean_known(column) for column in controls[exists].T])
-        table[MACRO][name] = _estimate(macro(part), int(counts[k].sum()), means, int(exists.sum()), level)
+        counted = exists & ~few[k] if (exists & ~few[k]).any() else exists
+        means = np.array([mean_known(column) for column in controls[counted].T])
+        mean = macro(Resampled(part.seeds[:, counted], part.resamples[:, counted]))
+        n, findings = int(counts[k, counted].sum()), int(counted.sum())
+        table[MACRO][name] = _estimate(mean, n, means, findings, level, bool(few[k, counted].all()))
     return table
 
 

@@ -202,8 +202,8 @@ def _short(run: RunDirectory, results: Results, rows: list[Row]) -> str:
     doubtful = len(found - sure)
     said = (
         f"{start}{word}. The federated model tells {len(told)} of {plural(len(asked), 'finding')} better than chance "
-        f"at some site, and its maps find {len([f for f in boxed if f in found])} of the {len(boxed)} that have boxes "
-        f"enough{f', {doubtful} of them in doubt' if doubtful else ''}. "
+        f"at some site, and its maps find {len([f for f in boxed if f in found])} of the {len(boxed)} with enough boxes"
+        f"{f' ({doubtful} in doubt)' if doubtful else ''}. "
         f"Both: {'; '.join(_both(rows, f) for f in both) or 'none'}."
     )
     return " ".join([said, *means, *limits])
