@@ -47,9 +47,7 @@ def summarise(run: RunDirectory, results: Results) -> Summary:
     boxed = [s for s in run.sites if any(_pointing(results, arm, s).n for arm in run.run.arms)]
     rows = [_headline(arm, shared, boxed, results) for arm in run.run.arms]
     best = {s.name: _pointing(results, _lead(run), s) for s in boxed}
-    controls = tuple(
-        [Figure(best[s.name].controls[i], n=best[s.name].n, reason="not computed") for s in boxed] for i in (0, 1)
-    )
+    controls = tuple([_control(best[s.name], i) for s in boxed] for i in (0, 1))
     sentences = [*_scores(run, rows, shared), *_outside(run, results), *_localized(run, boxed, best)]
     return Summary(
         _compared(run, results),
@@ -60,6 +58,11 @@ def summarise(run: RunDirectory, results: Results) -> Summary:
         (controls[0], controls[1]),
         _cautions(run, results),
     )
+
+
+def _control(figure: Figure, which: int) -> Figure:
+    value = figure.controls[which]
+    return Figure(value, n=figure.n, reason="not computed" if value is None else "")
 
 
 def _headline(arm: str, shared: list[SiteFacts], boxed: list[SiteFacts], results: Results) -> Headline:
