@@ -16,14 +16,17 @@ from sklearn.metrics import average_precision_score
 
 import hospitals
 from fake_run import write_fake_run
+from hilum.evaluation.bootstrap import MACRO
 from hilum.evaluation.calibration import expected_calibration_error
 from hilum.evaluation.delong import delong
 from hilum.evaluation.detection import DETECTION_FIGURES, detection_statistic
+from hilum.evaluation.localization import evaluate_findings
 from hilum.evaluation.maps import iou, pixel_auprc
 from hilum.evaluation.significance import friedman_nemenyi, holm
 from hilum.localization.components import detect
 from hilum.report import write_report
 from hilum.study.evaluation.comparisons import COMPARED_MAPS
+from hilum.study.evaluation.localization import _records
 
 REFERENCE = (Path(__file__).parents[1] / "docs/reference/run-directory.md").read_text(encoding="utf-8")
 FINDINGS = list(hospitals.FINDINGS)
@@ -458,3 +461,16 @@ def test_a_report_without_an_evaluation_has_no_such_section(tmp_path: Path) -> N
     page = write_report(write_fake_run(tmp_path)).read_text()
     assert 'id="evaluation"' not in page
     assert 'href="#calibration"' not in page
+
+
+@pytest.mark.parametrize(("few", "expected"), [(3, 0.2), (20, 0.4)])
+def test_the_control_of_a_mean_is_of_the_findings_in_it(few: int, expected: float) -> None:
+    """Boxes of three patients have no part in the macro, so neither have their maps under shuffled weights."""
+    maps = np.random.default_rng(0).random((1, 20, 2, 4, 4))
+    boxes = {"Mass": [[[0, 0, 0.5, 0.5]]] * 20, "Edema": [[[0, 0, 0.5, 0.5]]] * few + [[]] * (20 - few)}
+    table = evaluate_findings(maps, boxes, np.arange(20), resamples=100)
+    shuffled = {"Mass": {"iou": 0.2}, "Edema": {"iou": 0.6}}
+    records = {(r["finding"], r["metric"]): r for r in _records(table, shuffled)}
+    assert records["Edema", "iou"]["shuffled"] == 0.6
+    assert records[MACRO, "iou"]["shuffled"] == pytest.approx(expected)
+    assert np.isnan(records[MACRO, "pointing_game"]["shuffled"])

@@ -31,6 +31,7 @@ from hilum.study.flower.commands import LOOPBACK, Address
 from hilum.study.flower.folders import Layout
 from hilum.study.flower.folders import write_hospital as write_folder
 from hilum.study.flower.hospital import NotApproved, own_site, read_hospital, require_approved
+from hilum.study.flower.server import begin
 from hilum.study.hospitals import load_sites
 from hilum.study.spec import Study, dump_study, load_study, parse_study, read_mapping
 from hilum.training.state import copy_state, fingerprint, save_state
@@ -271,6 +272,18 @@ def test_only_the_server_reads_the_donor_and_begins_as_hilum_study_does(folder: 
     write_app(tmp_path / "app", shared, {})
     file = hospital(folder, tmp_path, approved=[approval(shared)])
     assert asked(tmp_path, file).lost == ""
+
+
+def test_a_run_is_not_gone_on_with_from_another_donor(folder: Path, tmp_path: Path) -> None:
+    study = load_study(folder / "study.yaml", [lent_by(tmp_path / "lent.safetensors")])
+    shared, run = app_study(study, SITES, "float32", 1), RunDirectory(tmp_path / "run")
+    for seed in (7, 8):
+        save_state(tmp_path / "lent.safetensors", copy_state(new_model(study, seed)))
+        write_donor(run.root, study)
+        if seed == 7:
+            assert begin(shared, run, SITES) == begin(shared, run, SITES)
+    with pytest.raises(RunError, match="donor"):
+        begin(shared, run, SITES)
 
 
 def test_a_study_of_no_federated_arm_or_with_shared_images_is_refused(folder: Path) -> None:

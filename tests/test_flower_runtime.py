@@ -267,6 +267,16 @@ def test_a_node_cannot_speak_for_a_site_under_whose_name_its_key_was_not_let_in(
     assert grid.types.count(TASK) == 0
 
 
+def test_a_false_claim_is_not_the_reason_once_the_site_itself_was_there() -> None:
+    grid = FakeGrid(
+        {1: FakeNode("a", saying(reply("a")), registered="b"), 2: FakeNode("a", saying(reply("a")))}, Time()
+    )
+    over = runtime(grid, "a", absent=10.0)
+    (found,) = over.exchange({"a": Task("train", 3, {"weight": torch.zeros(2)})})
+    assert isinstance(found, Reply)
+    assert over.nodes.refused == {}
+
+
 def test_in_a_simulation_without_keys_a_node_is_what_it_says() -> None:
     grid = FakeGrid({1: FakeNode("a", saying(reply("a")), registered="")}, Time())
     over = runtime(grid, "a")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from hilum.evaluation.bootstrap import FEWEST
+from hilum.evaluation.bootstrap import FEWEST, FEWEST_OF_CLASS
 from hilum.evaluation.long_tail import TAIL
 from hilum.report.erasing import judge
 from hilum.report.evaluation import ALIKE, COMPARED_MAPS, CONTROLS, finding_name, p_value
@@ -309,7 +309,8 @@ def _localized(run: RunDirectory, rows: list[Row], arms: list[str]) -> list[str]
     said += [sentence for arm in arms if (sentence := _maps_against(run, arm))]
     few = [row for row in rows if row.found == "too few boxes"]
     if few:
-        said.append(f"Boxes on fewer than {FEWEST} test images: {'; '.join(map(_place, few))}.")
+        least = f"{FEWEST} test images or {FEWEST_OF_CLASS} patients"
+        said.append(f"Boxes on fewer than {least}: {'; '.join(map(_place, few))}.")
     return said or ["No test image has a true box with a heat map."]
 
 

@@ -49,8 +49,10 @@ def judge(lesions: Record | None, border: Record | None) -> Verdict:
 def _looks(record: Record | None) -> tuple[bool, str]:
     if record is None:
         return False, "no boxes"
-    if record["n"] < FEWEST or record["low"] is None:
+    if record["n"] < FEWEST:
         return False, f"boxes on only {plural(record['n'], 'film')}"
+    if record["low"] is None:
+        return False, "boxes of too few patients"
     if record["low"] > 0:
         return True, "it loses more without the lesions than without as much elsewhere"
     if record["high"] < 0:

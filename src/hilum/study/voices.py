@@ -154,6 +154,6 @@ def _require_kept(run: RunDirectory, key: ModelKey, sites: Sequence[str]) -> Non
         )
     if absent:
         raise RunError(
-            f"Expected in {folder} what every hospital keeps to itself, for --adjust sites; absent is that of "
+            f"Expected in {folder} what is every hospital's own, for --adjust sites; absent is that of "
             f"{', '.join(absent)}. Leave --adjust out."
         )

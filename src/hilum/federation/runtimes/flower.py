@@ -117,9 +117,11 @@ class Nodes:
                 node = pending.pop(reply.metadata.reply_to_message_id)
                 site, name = _told_site(reply), registered.get(node, "")
                 if site and self.named and name != site:
-                    self.refused[site] = f"one that claims to be it has a key registered {_under(name)}"
+                    if site not in self.site_of.values():
+                        self.refused[site] = f"one that claims to be it has a key registered {_under(name)}"
                 elif site:
                     self.site_of[node] = site
+                    self.refused.pop(site, None)
             if pending:
                 self.clock.sleep(self.clock.poll)
 

@@ -202,11 +202,17 @@ def _figures(detections: Sequence[Detections] | None, boxes: Boxes, known: NDArr
 
 
 def _records(table: Mapping[str, Mapping[str, Any]], shuffled: Means) -> Iterator[Record]:
-    every = list(shuffled.values())
-    means = {name: mean_known(np.array([one[name] for one in every])) for name in (every[0] if every else {})}
     for finding, metrics in table.items():
-        beside = shuffled.get(finding, means if finding == MACRO else {})
         for metric, estimate in metrics.items():
-            if estimate.n:
-                blind = beside.get(metric, float("nan"))
-                yield {"finding": finding, "metric": metric, **asdict(estimate), "shuffled": blind}
+            if not estimate.n:
+                continue
+            names = [finding] if finding != MACRO or MACRO in shuffled else _averaged(table, metric)
+            known = [shuffled[name][metric] for name in names if metric in shuffled.get(name, {})]
+            blind = mean_known(np.array(known)) if known else float("nan")
+            yield {"finding": finding, "metric": metric, **asdict(estimate), "shuffled": blind}
+
+
+def _averaged(table: Mapping[str, Mapping[str, Any]], metric: str) -> list[str]:
+    """Return the findings that the macro of a metric is the mean of."""
+    exist = {f: metrics[metric] for f, metrics in table.items() if f != MACRO and not np.isnan(metrics[metric].value)}
+    return [finding for finding, estimate in exist.items() if not np.isnan(estimate.low)] or list(exist)

@@ -17,11 +17,12 @@ from hilum.federation.runtimes.flower_records import Identity
 from hilum.study.arms import initial_model, is_trained, model_keys, run_rounds, write_model
 from hilum.study.directory import ModelKey, RunDirectory, now
 from hilum.study.federations import federation_spec, presence_of
-from hilum.study.flower.app import server_study
+from hilum.study.flower.app import DONOR, server_study
 from hilum.study.flower.approval import approval, study_digest
 from hilum.study.flower.handout import FEDERATION, describe_server, hand_out
 from hilum.study.spec import Study, parse_study, read_mapping
 from hilum.study.watch import Watch
+from hilum.training.state import fingerprint, load_state
 
 
 def server_app(study_file: Path) -> ServerApp:
@@ -58,11 +59,16 @@ def serve(study: Study, grid: Grid, config: Mapping[str, Any]) -> None:
 
 def begin(study: Study, run: RunDirectory, sites: Sequence[str]) -> str:
     """Write what the run is, or find it there; return its id, under which the sites keep what they keep."""
-    same = {"study": study_digest(study), "sites": list(sites)}
+    donor = run.root / DONOR
+    same = {
+        "study": study_digest(study),
+        "sites": list(sites),
+        "donor": fingerprint(load_state(donor)) if donor.is_file() else None,
+    }
     if (run.root / FEDERATION).is_file():
         facts = run.read_json(FEDERATION)
         if {name: facts.get(name) for name in same} != same:
-            raise RunError(f"Expected the study and sites that {run.root} was begun with; found others.")
+            raise RunError(f"Expected the study, sites and donor that {run.root} was begun with; found others.")
         run.remove_unfinished()
         return str(facts["run"])
     run_id = secrets.token_hex(8)

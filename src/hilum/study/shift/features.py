@@ -145,7 +145,7 @@ def _fresh(study: Study) -> Backbone:
 
 
 def _trained(run: RunDirectory) -> Kind | None:
-    """Return the trunk that all hospitals trained, with statistics that no hospital keeps to itself."""
+    """Return the trunk that all hospitals trained, with statistics that are no hospital's own."""
     study = load_run_study(run)
     arm = next((arm for arm in ("federated", "pooled") if arm in study.arms), None)
     if arm is None:
