@@ -65,6 +65,10 @@ class Resampled:
         """Standard deviation between seeds of the first figure; NaN for one seed."""
         return float(self.seeds[:, 0].std(ddof=1)) if len(self.seeds) > 1 else float("nan")
 
+    def without(self, few: NDArray[np.bool_]) -> Resampled:
+        """Return the same values, without the resamples of the figures (K,) that rest on too few patients."""
+        return Resampled(self.seeds, np.where(few, np.nan, self.resamples))
+
 
 def patient_weights(patients: ArrayLike, resamples: int, rng: np.random.Generator) -> Weights:
     """Return how often each image is drawn when patients are drawn with replacement, (resamples, N) uint16.
@@ -224,7 +228,7 @@ def resample_metric(
     sample = resample(
         lambda weights: np.stack([function(s, targets, weights) for s in scores], axis=1), patients, resamples, seed
     )
-    return Resampled(sample.seeds, np.where(too_few(targets, patients), np.nan, sample.resamples))
+    return sample.without(too_few(targets, patients))
 
 
 def too_few(targets: Floats, patients: ArrayLike) -> NDArray[np.bool_]:

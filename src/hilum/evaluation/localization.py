@@ -196,12 +196,13 @@ def evaluate_rodeo(
             ]
     boxed = np.array([[len(np.asarray(b)) > 0 for b in one] for one in boxes.values()]).T
     boxed = np.concatenate([boxed, boxed.any(axis=1, keepdims=True)], axis=1)
-    few, shown = few_patients(boxed, patients), [*boxed[:, :-1].sum(axis=0), boxed[:, :-1].sum()]
+    sample = sample.without(np.tile(few_patients(boxed, patients), len(RODEO_FIGURES)))
+    shown = [*boxed[:, :-1].sum(axis=0), boxed[:, :-1].sum()]
     table: dict[str, dict[str, LocalizationEstimate]] = {name: {} for name in (*boxes, MACRO)}
     for k, figure in enumerate(RODEO_FIGURES):
         for c, (name, n, findings) in enumerate(zip(table, shown, [*[1] * len(boxes), len(boxes)], strict=True)):
             part = _columns(sample, k * (len(boxes) + 1) + c, 1)
-            table[name][figure] = _estimate(part, int(n), beside[:, k, c], findings, level, bool(few[c]))
+            table[name][figure] = _estimate(part, int(n), beside[:, k, c], findings, level)
     return table
 
 
@@ -212,8 +213,7 @@ def evaluate_per_image(
     v = np.atleast_2d(np.asarray(values, dtype=np.float64))
     sample = resample(lambda weights: _weighted_means(weights, v), patients, resamples, seed)
     known = np.asarray((~np.isnan(v)).any(axis=0))
-    estimate = Figure(sample, int(known.sum()), 0).estimate(level)
-    return replace(estimate, low=np.nan, high=np.nan) if few_patients(known, patients) else estimate
+    return Figure(sample.without(few_patients(known, patients)), int(known.sum()), 0).estimate(level)
 
 
 def paired_localization(
@@ -229,6 +229,7 @@ def paired_localization(
     sample = resample(lambda weights: _weighted_means(weights, difference), patients, resamples, seed)
     shown, findings = ~np.isnan(difference[0]), difference.shape[3]
     counts, few = shown.sum(axis=0), few_patients(shown, patients)
+    sample = sample.without(few.ravel())
     table = []
     for k in range(difference.shape[2]):
         part = _columns(sample, k * findings, findings)
@@ -238,7 +239,6 @@ def paired_localization(
         figures = [Figure(_columns(part, c, 1), int(counts[k, c]), 0) for c in range(findings)]
         row = [difference_of(figure, level) for figure in figures]
         row = [one if yes else replace(one, p=np.nan) for one, yes in zip(row, proves, strict=True)]
-        row = [replace(one, low=np.nan, high=np.nan) if f else one for one, f in zip(row, few[k], strict=True)]
         table.append([*row, difference_of(Figure(mean, int(counts[k, enough].sum()), 0, len(enough)), level)])
     return table
 
@@ -265,20 +265,19 @@ def _tabulate(
 ) -> dict[str, dict[str, LocalizationEstimate]]:
     # Figures lie in the sample as (name, finding); ``shown`` (N, names, findings): images that have one.
     counts, few = shown.sum(axis=0), few_patients(shown, patients)
+    sample = sample.without(few.ravel())
     table: dict[str, dict[str, LocalizationEstimate]] = {name: {} for name in (*beside, MACRO)}
     for k, name in enumerate(names):
         part = _columns(sample, k * len(beside), len(beside))
         controls = np.array([[control.get(name, np.nan) for control in three] for three in beside.values()])
         for c, finding in enumerate(beside):
-            table[finding][name] = _estimate(
-                _columns(part, c, 1), int(counts[k, c]), controls[c], 1, level, bool(few[k, c])
-            )
+            table[finding][name] = _estimate(_columns(part, c, 1), int(counts[k, c]), controls[c], 1, level)
         exists = ~np.isnan(part.values)
         counted = exists & ~few[k] if (exists & ~few[k]).any() else exists
         means = np.array([mean_known(column) for column in controls[counted].T])
         mean = macro(Resampled(part.seeds[:, counted], part.resamples[:, counted]))
         n, findings = int(counts[k, counted].sum()), int(counted.sum())
-        table[MACRO][name] = _estimate(mean, n, means, findings, level, bool(few[k, counted].all()))
+        table[MACRO][name] = _estimate(mean, n, means, findings, level)
     return table
 
 
@@ -314,10 +313,8 @@ def _weighted_means(weights: NDArray[np.generic], values: Floats) -> Floats:
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
-def _estimate(
-    sample: Resampled, n: int, controls: Floats, findings: int, level: float, few: bool = False
-) -> LocalizationEstimate:
-    low, high = (np.nan, np.nan) if few else interval(sample.resamples[:, 0], level)
+def _estimate(sample: Resampled, n: int, controls: Floats, findings: int, level: float) -> LocalizationEstimate:
+    low, high = interval(sample.resamples[:, 0], level)
     random_map, centre, gaussian = (float(c) for c in controls)
     value = float(sample.values[0])
     return LocalizationEstimate(value, low, high, n, random_map, centre, gaussian, sample.spread, findings)
