@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hilum.allocator import keep_freed_memory
 from hilum.errors import MissingExtra, RunError
@@ -94,14 +93,10 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in made}
     for key in keys:
         model = load_model(study, run, key, site.name).to(device)
-
-        def cells(localizer: Localizer | None, images: list[Tensor]) -> NDArray[np.float32]:
-            return infer(model, images, precision, study.evaluation.flip, localizer).maps  # noqa: B023
-
         for name, localizer in made.items():
-            cells(localizer, [batches[0][:1]])
+            infer(model, [batches[0][:1]], precision, study.evaluation.flip, localizer)
             began = time.perf_counter()
-            heat = cells(localizer, batches)
+            heat = infer(model, batches, precision, study.evaluation.flip, localizer).maps
             seconds[name].append((time.perf_counter() - began) / len(rows))
             placed = maps_on_images(heat[:, columns], site.frames[rows], GRID, study.evaluation.smoothing)
             maps[name].append(placed.astype(np.float16))  # as a run keeps them
