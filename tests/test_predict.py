@@ -461,7 +461,7 @@ def test_an_adjustment_needs_what_every_hospital_keeps(tiny_run: Path, films: Pa
     save_state(weights, load_state(weights), {"beside": ["site_south.safetensors"]})
     outcome = hospitals.hilum("predict", run, films, "--out", tmp_path / "out", "--adjust", "sites")
     assert outcome.status == 1
-    assert f"Expected in {weights.parent} what every hospital keeps" in outcome.err
+    assert f"Expected in {weights.parent} what is every hospital's own" in outcome.err
     assert "absent is that of north." in outcome.err
 
 
