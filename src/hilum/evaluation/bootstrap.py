@@ -65,6 +65,13 @@ class Resampled:
         """Standard deviation between seeds of the first figure; NaN for one seed."""
         return float(self.seeds[:, 0].std(ddof=1)) if len(self.seeds) > 1 else float("nan")
 
+    @property
+    def averaged(self) -> NDArray[np.bool_]:
+        """Which figures (K,) a mean takes: those with resamples, or all that exist where none has any."""
+        exists = ~np.isnan(self.values)
+        counted = exists & ~np.isnan(self.resamples).all(axis=0)
+        return counted if counted.any() else exists
+
     def without(self, few: NDArray[np.bool_]) -> Resampled:
         """Return the same values, without the resamples of the figures (K,) that rest on too few patients."""
         return Resampled(self.seeds, np.where(few, np.nan, self.resamples))
@@ -132,21 +139,21 @@ class Figure:
 
 
 def macro(sample: Resampled) -> Resampled:
-    """Average the figures that exist in the full sample into one, K = 1.
+    """Average the figures that a mean takes into one, K = 1; see ``Resampled.averaged``.
 
     A figure that a resample lacks stays out of that resample's mean, and so that the mean does not jump
     when an easy or hard finding is missing, it is the *deviations* from the full sample that are averaged;
     the result stays within the range of the figures.
     """
-    exists = ~np.isnan(sample.values)
-    if not exists.any():
+    taken = sample.averaged
+    if not taken.any():
         return Resampled(*(np.full((len(rows), 1), np.nan) for rows in (sample.seeds, sample.resamples)))
-    deviations = sample.resamples[:, exists] - sample.values[exists]
+    deviations = sample.resamples[:, taken] - sample.values[taken]
     known = ~np.isnan(deviations)
     total = np.where(known, deviations, 0).sum(axis=1)
     mean = np.divide(total, known.sum(axis=1), out=np.full(len(total), np.nan), where=known.any(axis=1))
-    seeds = sample.seeds[:, exists].mean(axis=1, keepdims=True)
-    seen = np.concatenate([sample.resamples[:, exists], sample.values[None, exists]])
+    seeds = sample.seeds[:, taken].mean(axis=1, keepdims=True)
+    seen = np.concatenate([sample.resamples[:, taken], sample.values[None, taken]])
     return Resampled(seeds, np.clip(seeds.mean() + mean[:, None], np.nanmin(seen), np.nanmax(seen)))
 
 
@@ -254,10 +261,7 @@ def figures_of(
     findings: Sequence[str],
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Figure]:
-    """Return the figure of each finding, their macro, and the mean of each group of findings that is not empty.
-
-    A mean is over the figures that have an interval; where none has one, over all that exist.
-    """
+    """Return the figure of each finding, their macro, and the mean of each group of findings that is not empty."""
     n, positives = (~np.isnan(targets)).sum(axis=0), (targets == 1).sum(axis=0)
     figures = {
         name: Figure(
@@ -272,14 +276,12 @@ def figures_of(
 
 
 def _mean_figure(figures: Sequence[Figure]) -> Figure:
-    existing = [f for f in figures if not np.isnan(f.sample.values[0])]
-    counted = [f for f in existing if not np.isnan(f.sample.resamples).all()] or existing
-    averaged = counted or figures
     sample = Resampled(
-        np.concatenate([f.sample.seeds for f in averaged], axis=1),
-        np.concatenate([f.sample.resamples for f in averaged], axis=1),
+        np.concatenate([f.sample.seeds for f in figures], axis=1),
+        np.concatenate([f.sample.resamples for f in figures], axis=1),
     )
-    n, positives, findings = (sum(getattr(f, k) for f in counted) for k in ("n", "positives", "findings"))
+    taken = [f for f, yes in zip(figures, sample.averaged, strict=True) if yes]
+    n, positives, findings = (sum(getattr(f, k) for f in taken) for k in ("n", "positives", "findings"))
     return Figure(macro(sample), n, positives, findings)
 
 

@@ -272,12 +272,10 @@ def _tabulate(
         controls = np.array([[control.get(name, np.nan) for control in three] for three in beside.values()])
         for c, finding in enumerate(beside):
             table[finding][name] = _estimate(_columns(part, c, 1), int(counts[k, c]), controls[c], 1, level)
-        exists = ~np.isnan(part.values)
-        counted = exists & ~few[k] if (exists & ~few[k]).any() else exists
-        means = np.array([mean_known(column) for column in controls[counted].T])
-        mean = macro(Resampled(part.seeds[:, counted], part.resamples[:, counted]))
-        n, findings = int(counts[k, counted].sum()), int(counted.sum())
-        table[MACRO][name] = _estimate(mean, n, means, findings, level)
+        taken = part.averaged
+        means = np.array([mean_known(column) for column in controls[taken].T])
+        n, findings = int(counts[k, taken].sum()), int(taken.sum())
+        table[MACRO][name] = _estimate(macro(part), n, means, findings, level)
     return table
 
 

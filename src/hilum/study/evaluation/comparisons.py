@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hilum.evaluation import METRICS
 from hilum.evaluation.bootstrap import MACRO
@@ -37,46 +38,55 @@ def compare_scores(outcomes: Outcomes, ours: Scores, theirs: Scores, findings: S
                 yield {"finding": finding, "metric": metric, **asdict(difference), **p}
 
 
-def compare_maps(
-    ours: Outcomes,
-    our_keys: Sequence[ModelKey],
-    our_tuned: Mapping[str, Tuned],
-    theirs: Outcomes,
-    their_keys: Sequence[ModelKey],
-    their_tuned: Mapping[str, Tuned],
-    site: str,
-) -> Iterator[Record]:
-    """Yield ours minus theirs of the maps' figures on the same images with boxes, each at its own threshold."""
-    a, b = ours.localized(our_keys, site), theirs.localized(their_keys, site)
-    if a is None or b is None:
+@dataclass(frozen=True)
+class MeasuredMaps:
+    """Figures of maps of one site: values (S, n, K, C) of the n images with boxes, K figures, C findings."""
+
+    ids: list[Any]
+    patients: NDArray[np.int64]
+    findings: list[str]
+    names: list[str]
+    values: NDArray[np.float64]
+
+    def chosen(self, ids: Sequence[Any], findings: Sequence[str]) -> NDArray[np.float64]:
+        """Return the values of these images and findings, in their order."""
+        rows, columns = [self.ids.index(i) for i in ids], [self.findings.index(f) for f in findings]
+        return self.values[:, rows][..., columns]
+
+
+def measure_maps(
+    outcomes: Outcomes, keys: Sequence[ModelKey], tuned: Mapping[str, Tuned], site: str
+) -> MeasuredMaps | None:
+    """Return the figures of an arm's maps at a site, each finding at its own threshold; None without boxes."""
+    found = outcomes.localized(keys, site)
+    if found is None:
+        return None
+    boxed = found.with_boxes()
+    cuts = {f: tuned[f].threshold for f in boxed.boxes}
+    names, values = measure_findings(boxed.maps.astype(np.float64), boxed.boxes, cuts)
+    return MeasuredMaps(boxed.ids.tolist(), boxed.patients, [*boxed.boxes], names, values)
+
+
+def compare_maps(outcomes: Outcomes, ours: MeasuredMaps | None, theirs: MeasuredMaps | None) -> Iterator[Record]:
+    """Yield ours minus theirs of the maps' figures on the same images with boxes; resampled as ``outcomes`` says."""
+    if ours is None or theirs is None:
         return
-    names = [f for f in a.boxes if f in b.boxes]
-    a, b = a.with_boxes(), b.with_boxes()
-    row = {image: k for k, image in enumerate(b.ids.tolist())}
-    mine = [k for k, image in enumerate(a.ids.tolist()) if image in row]
-    if not names or not mine:
+    findings = [f for f in ours.findings if f in theirs.findings]
+    shared = set(theirs.ids)
+    rows = [k for k, image in enumerate(ours.ids) if image in shared]
+    if not findings or not rows:
         return
-    boxes = {f: [a.boxes[f][k] for k in mine] for f in names}
-    sides = ((a, mine, our_tuned), (b, [row[a.ids[k]] for k in mine], their_tuned))
-    measured = [
-        measure_findings(
-            one.maps[:, rows][:, :, [[*one.boxes].index(f) for f in names]].astype(np.float64),
-            boxes,
-            {f: tuned[f].threshold for f in names},
-        )
-        for one, rows, tuned in sides
-    ]
-    figures = measured[0][0]
-    study = ours.study
+    ids = [ours.ids[k] for k in rows]
+    study = outcomes.study
     table = paired_localization(
-        measured[0][1],
-        measured[1][1],
-        a.patients[mine],
+        ours.chosen(ids, findings),
+        theirs.chosen(ids, findings),
+        ours.patients[rows],
         resamples=study.evaluation.resamples,
         seed=study.split.seed,
     )
     for metric in COMPARED_MAPS:
-        for finding, difference in zip((*names, MACRO), table[figures.index(metric)], strict=True):
+        for finding, difference in zip((*findings, MACRO), table[ours.names.index(metric)], strict=True):
             if difference.n:
                 fields = asdict(difference)
                 del fields["positives"]

@@ -15,7 +15,14 @@ from hilum.evaluation.long_tail import tail_groups
 from hilum.progress import progress
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.evaluation.calibration import calibrate
-from hilum.study.evaluation.comparisons import compare_maps, compare_scores, rank_arms, with_families
+from hilum.study.evaluation.comparisons import (
+    MeasuredMaps,
+    compare_maps,
+    compare_scores,
+    measure_maps,
+    rank_arms,
+    with_families,
+)
 from hilum.study.evaluation.erasing import border_records, lesion_records
 from hilum.study.evaluation.localization import Localization
 from hilum.study.evaluation.tuning import Tuned, tune
@@ -216,12 +223,13 @@ def _within(run: Evaluated) -> Iterator[Record]:
     for site in outcomes.sites:
         of_site = {arm: (arm, site if arm == "local" else arm) for arm in study.arms}
         known = {arm: group for arm, group in of_site.items() if group in run.groups}
-        for arm in (a for a in known if a != lead and lead in known):
-            ours, theirs = ((run.groups[known[a]], run.tuned[known[a]]) for a in (lead, arm))
+        others = [arm for arm in known if arm != lead and lead in known]
+        measured = {a: _measured(run, known[a], site) for a in (lead, *others)} if others else {}
+        for arm in others:
             head = {"arm": lead, "against": arm, "site": site}
-            scores = [outcomes.scores(keys, site) for keys, _ in (ours, theirs)]
-            maps = compare_maps(outcomes, *ours, outcomes, *theirs, site)
-            for records in (compare_scores(outcomes, scores[0], scores[1], study.findings), maps):
+            ours, theirs = (outcomes.scores(run.groups[known[a]], site) for a in (lead, arm))
+            maps = compare_maps(outcomes, measured[lead], measured[arm])
+            for records in (compare_scores(outcomes, ours, theirs, study.findings), maps):
                 yield from ({**head, **record} for record in records)
 
 
@@ -231,9 +239,12 @@ def _between(run: Evaluated, other: Evaluated, pairs: Sequence[tuple[Group, Grou
     mine, theirs = ([o.study.findings.index(f) for f in findings] for o in (a, b))
     for one, two in pairs:
         for site in (s for s in a.sites if s in b.sites):
-            keys, other_keys = run.groups[one], other.groups[two]
             head = {"arm": one[0], "model": one[1], "against": two[0], "against_model": two[1], "site": site}
-            scores = a.scores(keys, site).of(mine), b.scores(other_keys, site).of(theirs)
-            maps = compare_maps(a, keys, run.tuned[one], b, other_keys, other.tuned[two], site)
+            scores = a.scores(run.groups[one], site).of(mine), b.scores(other.groups[two], site).of(theirs)
+            maps = compare_maps(a, _measured(run, one, site), _measured(other, two, site))
             for records in (compare_scores(a, *scores, findings), maps):
                 yield from ({**head, **record} for record in records)
+
+
+def _measured(run: Evaluated, group: Group, site: str) -> MeasuredMaps | None:
+    return measure_maps(run.outcomes, run.groups[group], run.tuned[group], site)
