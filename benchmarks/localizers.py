@@ -99,7 +99,7 @@ def main() -> None:
             heat = infer(model, batches, precision, study.evaluation.flip, localizer).maps
             seconds[name].append((time.perf_counter() - began) / len(rows))
             placed = maps_on_images(heat[:, columns], site.frames[rows], GRID, study.evaluation.smoothing)
-            maps[name].append(placed.astype(np.float16))  # as a run keeps them
+            maps[name].append(placed)
     seed = study.split.seed
     controls = {f: measure_controls(b, boxed.patients, GRID, "otsu", seed=seed) for f, b in boxed.boxes.items()}
     print(f"{len(rows)} images of {options.site}, {', '.join(boxed.boxes)}; '{options.arm}', {len(keys)} seeds\n")

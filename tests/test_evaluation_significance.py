@@ -79,6 +79,7 @@ def test_the_same_scores_do_not_differ_and_too_few_patients_tell_nothing():
     t[0, 1] = 1
     lone = delong(a, t, np.arange(80), ["Mass", "Edema"])
     assert np.isnan(lone["Edema"].p)
+    assert np.isnan(delong(a, t, np.arange(80), ["Mass", "Edema"], a)["Edema"].p)  # no difference is no evidence
     assert lone["macro"].value == lone["Mass"].value
 
 

@@ -183,6 +183,21 @@ def test_maps_find_only_what_every_control_of_the_evaluation_misses(tmp_path: Pa
     assert failed.startswith("Tuberculosis at harbour: pointing game")
 
 
+@pytest.mark.parametrize(("excess", "found"), [(-0.01, False), (0.01, True)])
+def test_maps_find_what_exceeds_its_controls_on_the_same_images(tmp_path: Path, excess: float, found: bool) -> None:
+    """The interval of the difference decides, not whether the figure's own one reaches down to the control."""
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+
+    def paired(content: dict[str, Any]) -> None:
+        for record in content["localization"]:
+            if (record["finding"], record["metric"]) == ("Tuberculosis", "pointing_game"):
+                record |= {"excess_low": excess, "centre_prior": record["low"]}
+
+    for name in ("metrics.json", "evaluation.json"):
+        change(run, name, paired)
+    assert (f"its maps find {1 + found} of the 2" in answer_of(run).short) is True
+
+
 def test_maps_are_compared_with_those_of_the_other_arms(tmp_path: Path) -> None:
     run = write_fake_evaluation(write_fake_run(tmp_path))
     said = dict(answer_of(run).evidence)["Localization"]

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from hilum.evaluation.boxes import Floats, check_boxes, covers
-from hilum.evaluation.maps import ACCURACIES, THRESHOLD, Boxes, mean_known, measure
+from hilum.evaluation.maps import ACCURACIES, THRESHOLD, Boxes, measure
 from hilum.localization.components import Threshold, normalise
 from hilum.randomness import numpy_generator
 
@@ -52,21 +52,22 @@ def random_map_control(
     accuracies: Sequence[float] = ACCURACIES,
     *,
     seed: int = 0,
-) -> dict[str, float]:
-    """Return what random maps reach, averaged over images with boxes.
+) -> dict[str, Floats]:
+    """Return what random maps reach on each image, (N,), NaN without boxes.
 
     Pointing game and box energy are exact: a uniform point hits with the area of the union of the boxes, and
     that is the mean share of mass of maps that prefer no place. The others are means over 16 seeded
     ``random_maps`` an image.
     """
-    b = [box for box in check_boxes(boxes) if len(box)]
+    checked = check_boxes(boxes)
+    b = [box for box in checked if len(box)]
     rng = numpy_generator(seed, "random maps")
     covered = covers(b, shape)
     noise = (random_maps(len(b), shape, rng) for _ in range(DRAWS))
     draws = [measure(maps, b, threshold, accuracies, covered=covered) for maps in noise]
-    area = mean_known(covered.mean(axis=(1, 2)))
-    values = {name: mean_known(np.concatenate([draw[name] for draw in draws])) for name in draws[0]}
-    return {**values, "pointing_game": area, "box_energy": area}
+    values = {name: np.mean([draw[name] for draw in draws], axis=0) for name in draws[0]}
+    area = covered.mean(axis=(1, 2))
+    return _of_images({**values, "pointing_game": area, "box_energy": area}, checked)
 
 
 def centre_prior_control(
@@ -76,10 +77,10 @@ def centre_prior_control(
     accuracies: Sequence[float] = ACCURACIES,
     *,
     patients: ArrayLike,
-) -> dict[str, float]:
-    """Return what the average box map of the other patients reaches, averaged over images with boxes.
+) -> dict[str, Floats]:
+    """Return what the average box map of the other patients reaches on each image, (N,), NaN without boxes.
 
-    NaN where fewer than two patients have boxes.
+    All are NaN where fewer than two patients have boxes.
     """
     checked = check_boxes(boxes)
     kept = np.array([len(box) > 0 for box in checked], dtype=bool)
@@ -87,7 +88,7 @@ def centre_prior_control(
     alone = len(np.unique(who)) < 2
     maps = np.zeros((len(b), *shape)) if alone else average_box_prior(b, who, shape)
     values = measure(maps, b, threshold, accuracies)
-    return {name: float("nan") if alone else mean_known(value) for name, value in values.items()}
+    return _of_images({name: np.full(len(b), np.nan) if alone else value for name, value in values.items()}, checked)
 
 
 def gaussian_prior_control(
@@ -95,7 +96,15 @@ def gaussian_prior_control(
     shape: tuple[int, int],
     threshold: Threshold = THRESHOLD,
     accuracies: Sequence[float] = ACCURACIES,
-) -> dict[str, float]:
-    """Return what one Gaussian in the middle of every image reaches, averaged over images with boxes."""
+) -> dict[str, Floats]:
+    """Return what one Gaussian in the middle reaches on each image, (N,), NaN without boxes."""
     maps = np.broadcast_to(gaussian_prior(shape), (len(boxes), *shape))
-    return {name: mean_known(value) for name, value in measure(maps, boxes, threshold, accuracies).items()}
+    return measure(maps, boxes, threshold, accuracies)
+
+
+def _of_images(values: dict[str, Floats], boxes: Sequence[Floats]) -> dict[str, Floats]:
+    held = np.array([len(box) > 0 for box in boxes], dtype=bool)
+    spread = {name: np.full(len(boxes), np.nan) for name in values}
+    for name, value in values.items():
+        spread[name][held] = value
+    return spread

@@ -94,5 +94,5 @@ def _side(member: NDArray[np.intp], excess: Floats, count: int) -> Floats:
 
 def _test(value: float, error: float, null: float, level: float) -> DeLong:
     reach = norm.ppf((1 + level) / 2) * error
-    z = (value - null) / error if error > 0 else 0.0 if value == null else np.nan
+    z = (value - null) / error if error > 0 else 0.0 if error == 0 and value == null else np.nan
     return DeLong(value, error, value - reach, value + reach, float(2 * norm.sf(abs(z))))

@@ -28,7 +28,8 @@ from hilum.evaluation.maps import ACCURACIES, THRESHOLD, Boxes, Floats, mean_kno
 from hilum.evaluation.rodeo import RODEO_FIGURES, rodeo_counts
 from hilum.localization.components import Detections, Threshold
 
-Controls = tuple[dict[str, float], ...]
+Controls = tuple[Mapping[str, ArrayLike], ...]
+"""Of random maps, the average box of other patients, the middle: figure → of each image (N,), or their mean."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class LocalizationEstimate:
 
     ``random_map``: maps of noise; ``centre_prior``: for each image the average box map of the finding's
     *other* patients; ``gaussian_prior``: one Gaussian in the middle of the image. A map that does not beat
-    them has not looked at the image. For a macro, ``n`` counts (image, finding) pairs over ``findings``: those whose
-    figure has an interval, or all that exist where none has.
+    them has not looked at the image. ``excess_low``: low end of the interval of the value minus the highest of the
+    three on the same images and resamples; NaN for figures that are none of single images. For a macro, ``n`` counts
+    (image, finding) pairs over ``findings``: those whose figure has an interval, or all that exist where none has.
     """
 
     value: float
@@ -48,6 +50,7 @@ class LocalizationEstimate:
     random_map: float
     centre_prior: float
     gaussian_prior: float
+    excess_low: float = float("nan")
     sd: float = float("nan")
     findings: int = 1
 
@@ -120,8 +123,10 @@ def evaluate_findings(
         f: known[f] if f in known else measure_controls(boxes[f], who, m.shape[3:], cuts[f], accuracies, seed)
         for f in boxes
     }
+    beyond = values - _highest(beside, names, len(who))
     sample = resample(lambda weights: _weighted_means(weights, values), who, resamples, seed)
-    return _tabulate(sample, names, np.asarray((~np.isnan(values)).any(axis=0)), who, beside, level)
+    excess = resample(lambda weights: _weighted_means(weights, beyond), who, resamples, seed)
+    return _tabulate(sample, names, np.asarray((~np.isnan(values)).any(axis=0)), who, beside, level, excess)
 
 
 def evaluate_detections(
@@ -262,20 +267,26 @@ def _tabulate(
     patients: NDArray[np.generic],
     beside: Mapping[str, Controls],
     level: float,
+    excess: Resampled | None = None,
 ) -> dict[str, dict[str, LocalizationEstimate]]:
     # Figures lie in the sample as (name, finding); ``shown`` (N, names, findings): images that have one.
     counts, few = shown.sum(axis=0), few_patients(shown, patients)
     sample = sample.without(few.ravel())
+    over = None if excess is None else excess.without(few.ravel())
     table: dict[str, dict[str, LocalizationEstimate]] = {name: {} for name in (*beside, MACRO)}
     for k, name in enumerate(names):
         part = _columns(sample, k * len(beside), len(beside))
-        controls = np.array([[control.get(name, np.nan) for control in three] for three in beside.values()])
+        beyond = None if over is None else _columns(over, k * len(beside), len(beside))
+        controls = np.array([[_mean(control, name) for control in three] for three in beside.values()])
         for c, finding in enumerate(beside):
-            table[finding][name] = _estimate(_columns(part, c, 1), int(counts[k, c]), controls[c], 1, level)
+            one = _estimate(_columns(part, c, 1), int(counts[k, c]), controls[c], 1, level)
+            low = np.nan if beyond is None else interval(beyond.resamples[:, c], level)[0]
+            table[finding][name] = replace(one, excess_low=low)
         taken = part.averaged
         means = np.array([mean_known(column) for column in controls[taken].T])
         n, findings = int(counts[k, taken].sum()), int(taken.sum())
-        table[MACRO][name] = _estimate(macro(part), n, means, findings, level)
+        low = np.nan if beyond is None else interval(macro(beyond).resamples[:, 0], level)[0]
+        table[MACRO][name] = replace(_estimate(macro(part), n, means, findings, level), excess_low=low)
     return table
 
 
@@ -287,13 +298,29 @@ def measure_controls(
     accuracies: Sequence[float] = ACCURACIES,
     seed: int = 0,
 ) -> Controls:
-    """Return every figure of random maps, of the average box of other patients, and of a central Gaussian."""
+    """Return every figure of each image of random maps, of the average box of others, and of a central Gaussian."""
     grid = (boxes, shape, threshold, accuracies)
     return (
         random_map_control(*grid, seed=seed),
         centre_prior_control(*grid, patients=patients),
         gaussian_prior_control(*grid),
     )
+
+
+def _mean(control: Mapping[str, ArrayLike], name: str) -> float:
+    return mean_known(np.atleast_1d(np.asarray(control.get(name, np.nan), dtype=np.float64)))
+
+
+def _highest(beside: Mapping[str, Controls], names: Sequence[str], count: int) -> Floats:
+    """Return of each image, figure and finding (N, K, C) what the control with the highest mean reaches."""
+    highest = np.full((count, len(names), len(beside)), np.nan)
+    for c, three in enumerate(beside.values()):
+        for k, name in enumerate(names):
+            known = [control for control in three if not np.isnan(_mean(control, name))]
+            means = [_mean(control, name) for control in known]
+            if known and not name.startswith("false_boxes"):
+                highest[:, k, c] = known[int(np.argmax(means))][name]
+    return highest
 
 
 def _columns(sample: Resampled, start: int, count: int) -> Resampled:
@@ -315,4 +342,4 @@ def _estimate(sample: Resampled, n: int, controls: Floats, findings: int, level:
     low, high = interval(sample.resamples[:, 0], level)
     random_map, centre, gaussian = (float(c) for c in controls)
     value = float(sample.values[0])
-    return LocalizationEstimate(value, low, high, n, random_map, centre, gaussian, sample.spread, findings)
+    return LocalizationEstimate(value, low, high, n, random_map, centre, gaussian, sd=sample.spread, findings=findings)

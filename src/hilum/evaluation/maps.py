@@ -83,7 +83,7 @@ def box_energy(maps: ArrayLike, boxes: Boxes) -> Floats:
     """Return the share of the map's mass that lies in the boxes, (N,) in [0, 1].
 
     A map with negative values is shifted to a minimum of 0, others stay as they are; cells count by the exact
-    share that the boxes cover. NaN for a map of zeros or without boxes. Wang et al. 2020 (Score-CAM).
+    share that the boxes cover. 0 for a map of zeros, NaN without boxes. Wang et al. 2020 (Score-CAM).
     """
     m, b = check_maps(maps, boxes)
     return _energy(m, covers(b, m.shape[1:]))
@@ -108,7 +108,7 @@ def measure(
 ) -> dict[str, Floats]:
     """Return every figure of every image, (N,) each; ``'iobb>0.1'`` is 1 where that ratio exceeds 0.1.
 
-    ``'false_boxes@0.1'`` counts the detected boxes whose IoBB does not.
+    ``'false_boxes_iobb@0.1'`` counts the detected boxes whose IoBB does not, ``'false_boxes_iou@0.1'`` those by IoU.
     ``covered`` (N, H, W) is the boxes' ``covers`` where the caller has it already.
     """
     m, b = check_maps(maps, boxes)
@@ -124,7 +124,11 @@ def measure(
         "iobb": by_iobb,
         **{f"iou_boxes>{t:g}": np.where(np.isnan(by_iou), np.nan, by_iou > t) for t in accuracies},
         **{f"iobb>{t:g}": np.where(np.isnan(by_iobb), np.nan, by_iobb > t) for t in accuracies},
-        **{f"false_boxes@{t:g}": _false([pair[1] for pair in pairs], b, t) for t in accuracies},
+        **{
+            f"false_boxes_{name}@{t:g}": _false([pair[k] for pair in pairs], b, t)
+            for k, name in enumerate(("iou", "iobb"))
+            for t in accuracies
+        },
     }
 
 
@@ -160,8 +164,8 @@ def _iou(maps: Floats, covered: Floats, threshold: Threshold) -> Floats:
 def _energy(maps: Floats, covered: Floats) -> Floats:
     mass = maps - np.minimum(maps.min(axis=(1, 2), keepdims=True), 0)
     total, inside = mass.sum(axis=(1, 2)), (mass * covered).sum(axis=(1, 2))
-    exists = (total > 0) & covered.any(axis=(1, 2))
-    return np.divide(inside, total, out=np.full(len(maps), np.nan), where=exists)
+    share = np.divide(inside, total, out=np.zeros(len(maps)), where=total > 0)
+    return np.where(covered.any(axis=(1, 2)), share, np.nan)
 
 
 def _auprc(maps: Floats, covered: Floats) -> Floats:

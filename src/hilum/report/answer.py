@@ -165,9 +165,18 @@ def _found(pointing: Figure, controls: Mapping[str, float], doubts: Mapping[str,
         return "too few boxes"
     if not controls:
         return "no controls"
-    if pointing.low <= max(controls.values()):
+    if not _above(pointing.low, pointing.excess_low, controls):
         return MISSED
     return IN_DOUBT if doubts else FOUND
+
+
+def _above(low: float, excess_low: float | None, controls: Mapping[str, float]) -> bool:
+    """Return whether a figure is above its controls: on the same images where ``excess_low`` tells, else its interval.
+
+    Maps of shuffled weights are no part of ``excess_low``.
+    """
+    apart = [value for name, value in controls.items() if name == "shuffled" or excess_low is None]
+    return (excess_low is None or excess_low > 0) and low > max(apart, default=-1.0)
 
 
 def _is_found(row: Row) -> bool:
@@ -378,7 +387,8 @@ def _beaten(record: Record) -> str:
         return ""
     controls = {CONTROLS[name]: record[name] for name in CONTROLS if record.get(name) is not None}
     best = max(controls, key=lambda name: float(controls[name]), default=None)
-    if best is None or record["low"] > controls[best]:
+    levels = {name: record[name] for name in CONTROLS if record.get(name) is not None}
+    if best is None or _above(record["low"], record.get("excess_low"), levels):
         return ""
     value = score(record["value"], record["low"], record["high"])
     return f"{BOX_FIGURES[record['metric']]} {value} against {score(controls[best])} ({best})"

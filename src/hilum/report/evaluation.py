@@ -23,7 +23,7 @@ MAP_COLUMNS = {
     "iou_boxes>0.5": "T(IoU) 0.5",
     "iobb>0.1": "T(IoBB) 0.1",
     "iobb>0.5": "T(IoBB) 0.5",
-    "false_boxes@0.1": "false boxes",
+    "false_boxes_iou@0.1": "false boxes, T(IoU) 0.1",
     "pixel_auprc": "pixel AUPRC",
     "ap@0.3": "AP@0.3",
     "ap@0.5": "AP@0.5",

@@ -121,6 +121,7 @@ class LocalizationScore:
     high: float | None = None
     random_map: float | None = None
     centre_prior: float | None = None
+    excess_low: float | None = None
 
 
 @dataclass(frozen=True)

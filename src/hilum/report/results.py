@@ -18,7 +18,8 @@ class Figure:
     """One figure of the report: value with interval, n, and the reason where there is no value.
 
     ``seeds`` are the values of single seeds; ``spread`` those of several models behind a mean that has no
-    interval; ``controls`` the same metric for the random map and the centre prior.
+    interval; ``controls`` the same metric for the random map and the centre prior, ``excess_low`` the low end of the
+    paired interval of what the value exceeds its highest control by.
     """
 
     value: float | None = None
@@ -31,6 +32,14 @@ class Figure:
     seeds: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
     controls: tuple[float | None, float | None] = (None, None)
+    excess_low: float | None = None
+
+    @property
+    def above_controls(self) -> bool:
+        """Whether the value is above the highest of its blind controls, on the same images, with its interval."""
+        if self.excess_low is not None:
+            return self.excess_low > 0
+        return self.low is not None and all(self.low > c for c in self.controls if c is not None)
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,16 @@ class Results:
         reason = "" if record.value is not None else "no box" if record.n == 0 else "not computed"
         seeds = self._single_seeds(self._maps, arm, model, site, finding, metric)
         controls = (record.random_map, record.centre_prior)
-        return Figure(record.value, record.low, record.high, record.n, reason=reason, seeds=seeds, controls=controls)
+        return Figure(
+            record.value,
+            record.low,
+            record.high,
+            record.n,
+            reason=reason,
+            seeds=seeds,
+            controls=controls,
+            excess_low=record.excess_low,
+        )
 
     def of_arm(self, arm: str, site: SiteFacts, finding: str, metric: str = "auroc") -> Figure:
         """Return what an arm reaches at a site: local means the site's own model.

@@ -191,8 +191,7 @@ def _localized(run: RunDirectory, boxed: list[SiteFacts], best: dict[str, Figure
         controls = [c for c in figure.controls if c is not None]
         verdict = ""
         if controls and figure.low is not None:
-            above = figure.low > max(controls)
-            verdict = ", above both controls" if above else ", not shown to be above both controls"
+            verdict = f", {'' if figure.above_controls else 'not shown to be '}above both controls"
         parts.append(
             f"{score(figure.value, figure.low, figure.high)} at {site.name} "
             f"(n {count(figure.n)}; random map {score(figure.controls[0])}, "

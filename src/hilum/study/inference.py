@@ -84,7 +84,7 @@ def predict_paths(
     """Write predictions.csv, boxes.csv, maps/ and maps/index.csv (image, map) for images and folders of images.
 
     With several seeds, probabilities and maps are the mean over their models; ``adjust``: of ``voices_of``. A
-    finding that they saw no label of has a blank column, no map and no box. Maps are [h, w] float16 in [0, 1],
+    finding that they saw no label of has a blank column, no map and no box. Maps are [h, w] float32 in [0, 1],
     longest side ``MAP_SIDE``, and cover the whole image as its file stores it, also where it was turned for the
     models; boxes, in px, lie on it too, and so do masks/, like maps/, of models that segment. Boxes are those of the
     (mean) map on the grid of ``hilum evaluate``, cut and scored by what that has tuned over all seeds. A lateral view
@@ -220,7 +220,7 @@ def _write_map(
     scale = min(1.0, MAP_SIDE / max(radiograph.shape))
     grid = (max(1, round(radiograph.shape[0] * scale)), max(1, round(radiograph.shape[1] * scale)))
     maps = _maps_as_stored(radiograph, cells, grid, findings, study)
-    halved: dict[str, Any] = {finding: heat.astype(np.float16) for finding, heat in maps.items()}
+    halved: dict[str, Any] = {finding: heat.astype(np.float32) for finding, heat in maps.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **halved)
     write_atomically(path, buffer.getvalue())

@@ -118,7 +118,7 @@ def _write_maps(study: Study, held: HeldOut, chosen: NDArray[np.int64], cells: N
         buffer,
         image_id=held.image_ids[chosen].astype(str),
         findings=np.array(study.findings),
-        maps=maps.astype(np.float16),
+        maps=maps.astype(np.float32),
     )
     write_atomically(path, buffer.getvalue())
 
