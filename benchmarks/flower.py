@@ -3,16 +3,13 @@
 Run: python benchmarks/flower.py [--sites 3 5] [--models "0.3 M" "7 M" "25 M"] [--ways nodes simulation]
 Local compute is the time inside ``LocalTrainer.fit`` and ``validate`` of the same study in this process, sites one
 after the other on one thread. A way's time is that of its rounds; what passes before the first round is told beside.
-Nodes and simulated nodes compute at the same time, so that on two cores a ratio may be as low as 0.5. Processor time,
-which other work on the machine hardly moves, is that of all processes of the run, from the link's start to its end; the
-simulation has none, as Ray's workers are nobody's children.
+Nodes and simulated nodes compute at the same time, so that on two cores a ratio may be as low as 0.5.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -78,21 +75,15 @@ def seconds_of(run: Path) -> float:
     return sum(json.loads(line)["seconds"] for line in (run / "metrics.jsonl").read_text().splitlines())
 
 
-def processor_seconds_of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def in_process(study: Study, folder: Path) -> tuple[float, float, float]:
-    """Return seconds of the rounds, and seconds and processor time of the local compute in them."""
-    compute, processor = [0.0], [0.0]
+def in_process(study: Study, folder: Path) -> tuple[float, float]:
+    """Return seconds of the rounds, and of the local compute in them."""
+    compute = [0.0]
 
     def timed(method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            began, used = time.perf_counter(), time.process_time()
+            began = time.perf_counter()
             result = method(*args, **kwargs)
             compute[0] += time.perf_counter() - began
-            processor[0] += time.process_time() - used
             return result
 
         return call
@@ -105,21 +96,20 @@ def in_process(study: Study, folder: Path) -> tuple[float, float, float]:
         patch.object(LocalTrainer, "validate", timed(LocalTrainer.validate)),
     ):
         train_here(study, list(model_keys(study, sites)), sites, run, "float32", {})
-    return seconds_of(run.root), compute[0], processor[0]
+    return seconds_of(run.root), compute[0]
 
 
-def over_flower(study: Study, folder: Path, way: str) -> tuple[float, float, float]:
-    """Return seconds of the rounds, and seconds and processor time from the first process to the last weights."""
+def over_flower(study: Study, folder: Path, way: str) -> tuple[float, float]:
+    """Return seconds of the rounds, and from the first process to the last weights."""
     names, run = list(study.sites), RunDirectory(folder / way)
-    began, used = time.perf_counter(), processor_seconds_of_children()
+    began = time.perf_counter()
     with LocalFederation.open(study, app_study(study, names, "float32", 1), names, run, {}) as federation:
         if way == "nodes":
             federation.start()
             follow(federation, federation.submit(), lambda line: None)
         else:
             simulate(federation, len(names))
-    whole = time.perf_counter() - began
-    return seconds_of(run.root), whole, processor_seconds_of_children() - used
+    return seconds_of(run.root), time.perf_counter() - began
 
 
 def simulate(federation: LocalFederation, nodes: int) -> None:
@@ -143,16 +133,15 @@ def case(sites: int, model: str, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         study = write_study(folder, sites, model, options)
-        wall, compute, processor = in_process(study, folder)
+        wall, compute = in_process(study, folder)
         head = f"{model}, {sites} sites, {study.training.rounds} rounds of {study.training.updates}"
         print(f"{head}: local compute {compute:.1f} s; in process {wall:.1f} s, ratio {wall / compute:.2f}", flush=True)
         for way in options.ways:
-            seconds, whole, used = over_flower(study, folder, way)
+            seconds, whole = over_flower(study, folder, way)
             a_round = (seconds - compute) / study.training.rounds
-            told = f"; processor time {used:.0f} s, ratio {used / processor:.2f}" if way == "nodes" else ""
             print(
                 f"  {way}: rounds {seconds:.1f} s, ratio {seconds / compute:.2f}, {a_round:.1f} s a round more than "
-                f"local compute; {whole:.0f} s from start to end{told}",
+                f"local compute; {whole:.0f} s from start to end",
                 flush=True,
             )
 
