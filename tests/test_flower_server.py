@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,6 +106,30 @@ def grid(folder: Path, here: Path) -> FakeGrid:
 @pytest.fixture(scope="module")
 def served(here: Path, grid: FakeGrid) -> Path:
     return here
+
+
+def held(run: Path) -> bool:
+    """Tell whether somebody is at work in a run's directory."""
+    folder = os.open(run, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(folder)
+    return False
+
+
+def test_a_run_that_is_started_twice_has_its_directory_for_itself(folder: Path, tmp_path: Path) -> None:
+    seen = []
+
+    def look(site: str, records: RecordDict) -> RecordDict:
+        seen.append(held(tmp_path / "run"))
+        return records
+
+    between(folder, tmp_path, look)
+    assert set(seen) == {True}
+    assert not held(tmp_path / "run")
 
 
 def handed_out(grid: FakeGrid, model: str) -> dict[str, Task]:

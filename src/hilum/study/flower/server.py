@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +44,16 @@ def serve(study: Study, grid: Grid, config: Mapping[str, Any]) -> None:
     """Run or resume a study over the nodes of a grid, into the directory ``out`` of the app's configuration.
 
     ``sites``: the names of the hospitals, with commas. Raises ``TrainingError`` where fewer answer than the quorum
-    asks for, and ``RunError`` where ``out`` holds another study.
+    asks for, and ``RunError`` where ``out`` holds another study. Where another process is at work in ``out``, this
+    waits until it has ended.
     """
-    sites = sorted(str(config["sites"]).split(","))
     run = RunDirectory(Path(str(config["out"])))
+    with alone(run):
+        _serve(study, grid, config, run)
+
+
+def _serve(study: Study, grid: Grid, config: Mapping[str, Any], run: RunDirectory) -> None:
+    sites = sorted(str(config["sites"]).split(","))
     run_id = begin(study, run, sites)
     nodes = Nodes(grid, limits_of(config), named=not isinstance(grid, InMemoryGrid))  # that of a simulation
     keys = list(model_keys(study, []))
@@ -55,6 +64,18 @@ def serve(study: Study, grid: Grid, config: Mapping[str, Any]) -> None:
                 train(study, key, run, nodes, sites, identity, watch)
             watch.model_done()
     note(run, finished=now())
+
+
+@contextmanager
+def alone(run: RunDirectory) -> Iterator[None]:
+    """Keep other processes out of a run's directory until this one has ended, however it ends."""
+    run.root.mkdir(parents=True, exist_ok=True)
+    folder = os.open(run.root, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def begin(study: Study, run: RunDirectory, sites: Sequence[str]) -> str:
@@ -68,7 +89,10 @@ def begin(study: Study, run: RunDirectory, sites: Sequence[str]) -> str:
     if (run.root / FEDERATION).is_file():
         facts = run.read_json(FEDERATION)
         if {name: facts.get(name) for name in same} != same:
-            raise RunError(f"Expected the study, sites and donor that {run.root} was begun with; found others.")
+            raise RunError(
+                f"Expected the study, sites and donor that {run.root} was begun with; found others. Move it away to "
+                "begin anew."
+            )
         run.remove_unfinished()
         return str(facts["run"])
     run_id = secrets.token_hex(8)
