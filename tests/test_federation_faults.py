@@ -188,7 +188,7 @@ def test_less_than_the_quorum_is_one_clear_error(tmp_path: Path) -> None:
         loop(tmp_path, RoundsPlan(3, quorum=0.5), faults=gone)
     assert str(caught.value) == (
         "Expected replies from 50% of 3 sites in round 2; 1 answered. a: it is switched off b: it is switched off "
-        "Mend those sites and go on with --resume, or lower federation.quorum."
+        "Mend those sites and repeat the command (hilum study: with --resume), or lower federation.quorum."
     )
 
 

@@ -125,7 +125,7 @@ class Federation:
         if not present:
             raise TrainingError(
                 f"Expected at least one site in round {round_}; none is there. {_reasons(traffic)}Start the sites and "
-                "go on with --resume, or change federation.presence."
+                "repeat the command (hilum study: with --resume), or change federation.presence."
             )
         if tuple(present) != server.present:
             server = self.strategy.regroup(replace(server, present=tuple(present)))
@@ -206,7 +206,8 @@ class Federation:
         if answered < share_of(self.plan.quorum, asked):
             raise TrainingError(
                 f"Expected replies from {self.plan.quorum:.0%} of {asked} sites in round {round_}; {answered} "
-                f"answered. {_reasons(traffic)}Mend those sites and go on with --resume, or lower federation.quorum."
+                f"answered. {_reasons(traffic)}Mend those sites and repeat the command (hilum study: with "
+                "--resume), or lower federation.quorum."
             )
 
     def _with_counts(self, server: ServerState, sites: list[str], traffic: Traffic) -> ServerState:
