@@ -161,13 +161,82 @@ def test_init_again_keeps_keys_and_what_a_hospital_has_set(tmp_path: Path) -> No
     assert (tmp_path / "out" / "server" / "app" / "study.yaml").is_file()
 
 
+def test_init_again_works_when_the_folders_of_hospitals_and_the_authority_have_left(tmp_path: Path) -> None:
+    study, out = write_study(tmp_path), tmp_path / "out"
+    assert hilum("federation", "init", out, *arguments()).status == 0
+    shutil.rmtree(out / "hospitals")
+    (out / "server" / "ca.key").unlink()
+    outcome = hilum("federation", "init", out, *arguments(), "--study", study)
+    assert outcome.status == 0, outcome.err
+    assert (out / "hospitals" / "north" / "study.yaml").is_file()
+    assert not [*out.rglob("ca.key"), *out.rglob("node.key"), *out.rglob("hospital.yaml")]
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """Flower's programs in a virtual environment of their own: they tell what they are called with.
+
+    'flwr' refuses the key of 'south' as Flower refuses one that it knows, and the others' where the file 'down' is.
+    """
+    folder = tmp_path / "venv" / "bin"
+    folder.mkdir(parents=True)
+    known = 'case "$*" in *south*) echo "│ [code: 23] Public key already in use. │" >&2; exit 1 ;; esac'
+    down = f'if [ -e "{tmp_path}/down" ]; then echo "unavailable" >&2; exit 1; fi'
+    for name, lines in {"flwr": f"{down}\n{known}\necho in: $*", "flower-supernode": "printf '%s\\n' \"$@\""}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def called(script: Path, programs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {"HILUM_VENV": str(programs.parent), "PATH": "/usr/bin:/bin"}
+    return subprocess.run([script, *arguments], env=env, capture_output=True, text=True, check=False)
+
+
+def test_hospitals_that_are_let_in_already_do_not_keep_the_others_out(
+    written: Path, tmp_path: Path, programs: Path
+) -> None:
+    server = shutil.copytree(written / "server", tmp_path / "server")
+    done = called(server / "register-hospitals.sh", programs)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "in: supernode register keys/north.pub hilum --name north",
+        "keys/south.pub was let in before.",
+        "in: supernode register keys/west.pub hilum --name west",
+    ]
+
+
+def test_a_link_that_is_down_is_no_success(written: Path, tmp_path: Path, programs: Path) -> None:
+    server = shutil.copytree(written / "server", tmp_path / "server")
+    (tmp_path / "down").touch()
+    done = called(server / "register-hospitals.sh", programs)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "unavailable\n")
+
+
+def test_a_node_takes_another_port_and_a_folder_with_a_space(written: Path, tmp_path: Path, programs: Path) -> None:
+    folder = shutil.copytree(written / "hospitals" / "north", tmp_path / "the north")
+    told = called(folder / "start-node.sh", programs, "--port", "8011").stdout.splitlines()
+    assert told[:2] == ["--superlink", f"{HOST}:{PORT}"]
+    assert told[-4:] == ["--node-config", f'hospital="{folder}/hospital.yaml"', "--port", "8011"]
+
+
+def test_the_link_listens_on_the_port_that_is_given(tmp_path: Path) -> None:
+    outcome = hilum("federation", "init", tmp_path, *arguments(), "--link-port", "9000")
+    assert outcome.status == 0, outcome.err
+    server = tmp_path / "server"
+    assert "--host 127.0.0.1 --port 9000" in (server / "start-link.sh").read_text()
+    assert "proxy_pass https://127.0.0.1:9000;" in (server / "nginx.conf").read_text()
+    assert 'address = "127.0.0.1:9000"' in (server / "register-hospitals.sh").read_text()
+    assert "Never open 9000" in " ".join((server / "README.md").read_text().split())
+
+
 @pytest.mark.parametrize(
     ("given", "word"),
     [
         (arguments("north,east"), "found 'east'"),
         (arguments("north,north"), "found 'north'"),
         (arguments("../north"), "found '../north'"),
-        (["--sites", "north", "--host", HOST, "--port", "8000"], "another port"),
+        (["--sites", "north", "--host", HOST, "--port", "8000"], "found 8000 for both"),
     ],
 )
 def test_names_and_ports_that_cannot_be_are_refused(given: list[str], word: str, tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ def init(
     sites: Annotated[str, typer.Option(metavar="A,B,C", help="Names of the hospitals.", show_default=False)],
     host: Annotated[str, typer.Option(help="Name by which hospitals reach the server.", show_default=False)],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port that hospitals connect to.")] = 443,
+    link_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of Flower's link, on the server's own loopback.")
+    ] = 8000,
     study: Annotated[
         Path | None, typer.Option(metavar="STUDY.yaml", help="The study that they run.", show_default=False)
     ] = None,
@@ -32,7 +35,7 @@ def init(
     from hilum.study.spec import load_study
 
     spec = load_study(study) if study else None
-    layout = init_federation(folder, spec, sites.split(","), Address(host, port))
+    layout = init_federation(folder, spec, sites.split(","), Address(host, port), link_port)
     typer.echo(f"server: {layout.server}")
     for site in layout.sites:
         typer.echo(f"{site}: {layout.hospital(site)}")

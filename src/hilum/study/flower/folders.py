@@ -13,6 +13,7 @@ import yaml
 
 from hilum.study.flower.app import path_options
 from hilum.study.flower.commands import (
+    NODE_PORT,
     QUIET,
     REFUSAL,
     REFUSED,
@@ -101,7 +102,7 @@ def write_hospital(layout: Layout, study: Study | None, site: str) -> None:
     for name in REFUSED:
         _write_script(folder / "bin" / name, REFUSAL)
     node = shlex.join(node_command(layout.public, "HOSPITAL")).replace("HOSPITAL", "'\"$PWD\"'/hospital.yaml")
-    words = {"quiet": QUIET, "site": site, "layout": layout, "node": node}
+    words = {"quiet": QUIET, "site": site, "layout": layout, "node": node, "node_port": NODE_PORT}
     _write_script(folder / "start-node.sh", _rendered("start-node.sh.j2", words))
     write_atomically(folder / "hilum-node.service", _rendered("hilum-node.service.j2", words).encode())
     write_atomically(folder / "README.md", _rendered("hospital.md.j2", words).encode())

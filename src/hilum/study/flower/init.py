@@ -11,34 +11,37 @@ from hilum.study.flower.commands import LOOPBACK, Address
 from hilum.study.flower.folders import Layout, write_hospital, write_hospital_file, write_keys, write_server
 from hilum.study.spec import Study
 
-LINK_PORT = 8000  # of Flower's link, on the server's loopback
 UNSET = "/set/this/to/the/folder/with/the/images"
 
 
-def init_federation(folder: Path, study: Study | None, sites: Sequence[str], public: Address) -> Layout:
+def init_federation(folder: Path, study: Study | None, sites: Sequence[str], public: Address, link_port: int) -> Layout:
     """Write the folders ``server`` and ``hospitals/<site>``; where they are already, only the study is renewed.
+
+    ``link_port``: of Flower's link, on the server's loopback.
 
     Raises ``StudyError`` for names that cannot be, and ``RunError`` for a folder of other sites.
     """
     require_names(sites, study)
-    layout = Layout(folder, tuple(sorted(sites)), public, Address(LOOPBACK, LINK_PORT))
-    known = sorted(path.name for path in (folder / "hospitals").glob("*"))
+    layout = Layout(folder, tuple(sorted(sites)), public, Address(LOOPBACK, link_port))
+    known = sorted(path.stem for path in (layout.server / "keys").glob("*.pub"))  # hospitals' folders move to them
     if known and known != list(layout.sites):
         raise RunError(f"Expected the hospitals of {folder} ({', '.join(known)}); found {', '.join(layout.sites)}.")
-    if public.port == LINK_PORT:
-        raise StudyError(f"Expected another port than {LINK_PORT}, on which the server's own link listens.")
+    if public.port == link_port:
+        raise StudyError(
+            f"Expected different ports for hospitals and the server's own link; found {link_port} for both."
+        )
     shared = app_study(study, layout.sites, _precision(study), study.training.threads) if study else None
     if study is not None:
         write_donor(layout.server / "run", study)
     if not known:
         write_keys(layout)
+        for site in layout.sites:
+            write_hospital_file(layout, site, {"root": UNSET, "memory": "memory", "cache": "cache", "approved": []})
     write_server(layout)
     if shared is not None:
         write_app(layout.server / "app", shared, {**CONFIG, "sites": ",".join(layout.sites)})
     for site in layout.sites:
         write_hospital(layout, shared, site)
-        if not (layout.hospital(site) / "hospital.yaml").is_file():
-            write_hospital_file(layout, site, {"root": UNSET, "memory": "memory", "cache": "cache", "approved": []})
     return layout
 
 
