@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +13,10 @@ from hilum.study.flower.commands import LOOPBACK, Address
 from hilum.study.flower.folders import Layout, write_keys, write_server
 from hilum.study.flower.folders import write_hospital as write_folder
 from hilum.study.flower.local import LocalFederation
-from hilum.study.flower.processes import free_port
+from hilum.study.flower.processes import Started, environment, free_port, start, wait_for_port
 from hospitals import write_hospital
 
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 SITES = ("north", "south", "west")
 STUDY = """\
 name: tiny
@@ -60,6 +62,19 @@ def empty_federation(
         yield federation
     finally:
         federation.stop()
+
+
+def start_proxy(server: Path, port: int) -> Started:
+    """Start nginx with the configuration that 'init' has written into the server's folder."""
+    places = [f"{kind}_temp_path {server}/{kind};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi")]
+    lines = ["daemon off;", "user root;" if Path("/root").is_dir() else "", f"pid {server}/nginx.pid;", "events {}"]
+    lines += ["http {", f"access_log {server}/access.log;", f"client_body_temp_path {server}/body;", *places]
+    lines += [f"include {server}/nginx.conf;", "}"]
+    (server / "proxy.conf").write_text("\n".join(lines))
+    command = [str(NGINX), "-e", f"{server}/error.log", "-p", str(server), "-c", f"{server}/proxy.conf"]
+    started = start("proxy", command, server, environment(server))
+    wait_for_port(started, port)
+    return started
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 60) -> bool:

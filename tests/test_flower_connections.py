@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -12,12 +11,12 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("flwr")
-from flower_processes import SITES, empty_federation, wait_for
+from flower_processes import NGINX, SITES, empty_federation, start_proxy, wait_for
 from hilum.errors import RunError
 from hilum.study.flower.commands import LOOPBACK, Address, connection, node_command
 from hilum.study.flower.keys import Authority, certificate_pem, key_pem, new_authority, new_node, new_server
 from hilum.study.flower.local import LocalFederation
-from hilum.study.flower.processes import Started, call, environment, free_port, start, wait_for_port
+from hilum.study.flower.processes import Started, call, environment, free_port, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.flower]
 
@@ -43,8 +42,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
         opened.start_link()
         for site in SITES[:2]:
             opened.register(site)
-        nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-        proxy = start_proxy(nginx, opened.layout.server, opened.layout.public.port) if nginx else None
+        proxy = start_proxy(opened.layout.server, opened.layout.public.port) if NGINX else None
         yield opened
         if proxy is not None:
             proxy.stop()
@@ -56,18 +54,6 @@ def proxied(federation: LocalFederation) -> LocalFederation:
     if not (federation.layout.server / "proxy.conf").is_file():
         pytest.skip("nginx is not installed")
     return federation
-
-
-def start_proxy(nginx: str, server: Path, port: int) -> Started:
-    places = [f"{kind}_temp_path {server}/{kind};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi")]
-    lines = ["daemon off;", "user root;" if Path("/root").is_dir() else "", f"pid {server}/nginx.pid;", "events {}"]
-    lines += ["http {", f"access_log {server}/access.log;", f"client_body_temp_path {server}/body;", *places]
-    lines += [f"include {server}/nginx.conf;", "}"]
-    (server / "proxy.conf").write_text("\n".join(lines))
-    command = [nginx, "-e", f"{server}/error.log", "-p", str(server), "-c", f"{server}/proxy.conf"]
-    started = start("proxy", command, server, environment(server))
-    wait_for_port(started, port)
-    return started
 
 
 def post(federation: LocalFederation, address: Address, path: str) -> int:
@@ -189,9 +175,8 @@ def renew(federation: LocalFederation, authority: Authority, days: float) -> Non
 
 
 def test_the_proxy_takes_the_configuration_as_it_is_written(proxied: LocalFederation) -> None:
-    nginx = shutil.which("nginx") or "/usr/sbin/nginx"
     server = proxied.layout.server
     told = subprocess.run(
-        [nginx, "-t", "-c", f"{server}/proxy.conf", "-p", str(server)], capture_output=True, text=True
+        [str(NGINX), "-t", "-c", f"{server}/proxy.conf", "-p", str(server)], capture_output=True, text=True
     )
     assert told.returncode == 0, told.stderr
