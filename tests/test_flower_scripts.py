@@ -69,7 +69,7 @@ def approve(hospital: Path, images: Path) -> None:
 
 
 def predicted(run: Path, out: Path, *options: str) -> bytes:
-    outcome = hilum("predict", run, out / "north", "--out", out / "predictions", *options)
+    outcome = hilum("predict", run, out / "north" / "images", "--out", out / "predictions", *options)
     assert outcome.status == 0, outcome.err
     return (out / "predictions" / "predictions.csv").read_bytes()
 
