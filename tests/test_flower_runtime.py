@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,39 @@ def saying(answer: Reply, identity: Identity = IDENTITY, **facts: Any) -> Answer
     return say
 
 
+def holding(data: bytes) -> Answer:
+    """Say a sound reply, but for the bytes of one array."""
+
+    def say(message: Message) -> RecordDict:
+        records = saying(reply("a"))(message)
+        assert isinstance(records, RecordDict)
+        records[ARRAYS]["state/weight"] = Array("float32", (2,), "numpy.ndarray", data)
+        return records
+
+    return say
+
+
+def without_digest(message: Message) -> RecordDict:
+    records = saying(reply("a"))(message)
+    assert isinstance(records, RecordDict)
+    del records[FACTS]["digest"]
+    return records
+
+
+def archive() -> bytes:
+    """Return a sound archive of arrays, where one array is expected."""
+    file = BytesIO()
+    np.savez(file, np.ones(2))
+    return file.getvalue()
+
+
+def huge() -> bytes:
+    """Return the beginning of an array that no machine can hold."""
+    file = BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**17,)})
+    return file.getvalue()
+
+
 def failing(code: int) -> Answer:
     return lambda _: Error(code, "a reason that may hold a file name: secret7.png")
 
@@ -133,6 +167,12 @@ def test_replies_come_by_the_name_of_the_site() -> None:
         (lambda m: replace(opened(m.content), payload=None, lost="its disk is full.").records(), "disk is full"),
         (lambda m: RecordDict(), "Expected a message of hilum"),
         (lambda m: RecordDict({FACTS: ConfigRecord({"study": "study"})}), "Expected a message of hilum"),
+        (without_digest, "found another (KeyError)"),
+        (holding(b""), "found another (EOFError)"),
+        (holding(b"PK\x03\x04 and no archive"), "found another (BadZipFile)"),
+        (holding(huge()), "found another (MemoryError)"),
+        (holding(archive()), "found another (AttributeError)"),
+        (saying(reply("a"), round=float("inf")), "found another (OverflowError)"),
     ],
 )
 def test_a_reply_that_is_not_to_this_task_is_lost_with_a_reason(answer: Answer, word: str) -> None:
