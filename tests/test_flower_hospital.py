@@ -144,6 +144,14 @@ def test_a_hospital_alone_loads_what_the_study_loads(folder: Path, tmp_path: Pat
     assert alone.targets.tobytes() == same.targets.tobytes()
 
 
+def test_a_hospital_whose_name_begins_as_another_ones_loads_its_own_images(
+    folder: Path, tmp_path: Path, shared: Study
+) -> None:
+    sites = {"north": shared.sites["north"], "north-west": shared.sites["west"]}
+    file = read_hospital(hospital(folder, tmp_path, site="north-west", root=str(folder / "west")))
+    assert own_site(shared.model_copy(update={"sites": sites}), file).name == "north-west"
+
+
 def test_a_hospital_refuses_what_it_has_not_approved(folder: Path, tmp_path: Path) -> None:
     envelope = asked(folder, hospital(folder, tmp_path, approved=["0" * 64]))
     assert envelope.lost == "it has not approved this code and study."

@@ -18,7 +18,7 @@ pytest.importorskip("flwr")
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
-from flower_processes import SITES, write_study
+from flower_processes import SITES, STUDY, write_study
 from hilum.study.flower.commands import QUIET, REFUSED
 from hilum.study.flower.hospital import read_hospital
 from hospitals import hilum
@@ -234,13 +234,16 @@ def test_the_link_listens_on_the_port_that_is_given(tmp_path: Path) -> None:
     ("given", "word"),
     [
         (arguments("north,east"), "found 'east'"),
+        (arguments("north,north-typo"), "found 'north-typo'"),
+        (arguments("north,outer"), "'outer' has the role 'outside'"),
         (arguments("north,north"), "found 'north'"),
         (arguments("../north"), "found '../north'"),
         (["--sites", "north", "--host", HOST, "--port", "8000"], "found 8000 for both"),
     ],
 )
 def test_names_and_ports_that_cannot_be_are_refused(given: list[str], word: str, tmp_path: Path) -> None:
-    study = write_study(tmp_path)
+    outer = "  outer: {database: folder, root: west, role: outside}\nseeds:"
+    study = write_study(tmp_path, STUDY.replace("seeds:", outer))
     outcome = hilum("federation", "init", tmp_path / "out", *given, "--study", study)
     assert outcome.status == 1
     assert word in outcome.err

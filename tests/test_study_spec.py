@@ -38,6 +38,18 @@ def test_dump_fills_in_every_default() -> None:
     assert resolved["sites"]["north"]["role"] == "training"
 
 
+def test_a_site_comes_from_the_key_of_its_name_or_from_the_longest_that_is_cut() -> None:
+    whole, cut = {"database": "folder", "root": "x"}, {"name": "iid", "num_partitions": 2}
+    parted = whole | {"partition": cut}
+    sites = {"north": whole, "north-east": whole, "west": parted, "west-end": parted, "west-2": whole}
+    study = parse_study(content(sites=sites), "study")
+    expected = {"north": "north", "north-east": "north-east", "west-1": "west", "west-end-1": "west-end"}
+    assert {site: study.source_of(site) for site in [*expected, "west-2"]} == expected | {"west-2": "west-2"}
+    for stranger in ("north-west", "west", "east"):
+        with pytest.raises(StudyError, match=rf"west-2\); found '{stranger}'"):
+            study.source_of(stranger)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

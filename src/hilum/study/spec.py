@@ -226,6 +226,14 @@ class Study(Section):
         """Return how the hospitals of an arm learn together."""
         return self.federations.get(arm, self.federation)
 
+    def source_of(self, site: str) -> str:
+        """Return the key of ``sites`` that becomes ``site``, whole or by its ``partition`` (``StudyError``)."""
+        fits = [n for n, spec in self.sites.items() if (site.startswith(f"{n}-") if spec.partition else site == n)]
+        if not fits:
+            known = ", ".join(f"{name}-…" if spec.partition else name for name, spec in self.sites.items())
+            raise StudyError(f"Expected a site of the study ({known}); found '{site}'.")
+        return max(fits, key=len)
+
     @field_validator("findings", "arms", "seeds")
     @classmethod
     def _once(cls, names: list[Any]) -> list[Any]:

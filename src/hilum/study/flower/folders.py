@@ -110,8 +110,7 @@ def write_hospital(layout: Layout, study: Study | None, site: str) -> None:
 
 def own_options(study: Study, site: str) -> dict[str, Any]:
     """Return the options of a site's database that are paths on this machine."""
-    named = next(name for name in study.sites if site == name or site.startswith(f"{name}-"))
-    return path_options(study.sites[named])
+    return path_options(study.sites[study.source_of(site)])
 
 
 def _write_script(path: Path, text: str) -> None:

@@ -68,9 +68,7 @@ def own_site(study: Study, file: HospitalFile) -> Site:
 
 def _with_own_paths(study: Study, file: HospitalFile) -> Study:
     """Return the study with the hospital's root, and with options that are paths relative to it."""
-    name = next((n for n in study.sites if file.site == n or file.site.startswith(f"{n}-")), None)
-    if name is None:
-        raise StudyError(f"Expected '{file.site}' among the sites of the study: {', '.join(study.sites)}.")
+    name = study.source_of(file.site)
     spec = study.sites[name]
     database = spec.database.model_copy(update=file.options)
     resolved = resolve_site(file.root, spec.model_copy(update={"root": file.root, "database": database}))

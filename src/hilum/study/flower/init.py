@@ -46,12 +46,12 @@ def init_federation(folder: Path, study: Study | None, sites: Sequence[str], pub
 
 
 def require_names(sites: Sequence[str], study: Study | None) -> None:
-    """Refuse names that are no folder, stand twice, or are not of the study (``StudyError``)."""
+    """Refuse names that are no folder, stand twice, or are of no site that trains (``StudyError``)."""
     for name in sites:
         if not name.replace("-", "").replace("_", "").isalnum() or list(sites).count(name) > 1:
             raise StudyError(f"Expected different names of letters, digits, '-' and '_'; found '{name}'.")
-        if study and not any(name == known or name.startswith(f"{known}-") for known in study.sites):
-            raise StudyError(f"Expected a site of the study ({', '.join(study.sites)}); found '{name}'.")
+        if study and (role := study.sites[study.source_of(name)].role) != "training":
+            raise StudyError(f"Expected sites that train; '{name}' has the role '{role}'. Leave it out of --sites.")
 
 
 def _precision(study: Study) -> str:

@@ -217,8 +217,7 @@ def _tell(facts: dict[str, Any], said: tuple[str, str], echo: Echo) -> tuple[str
 
 
 def _own(study: Study, site: str) -> dict[str, Any]:
-    named = next(name for name in study.sites if site == name or site.startswith(f"{name}-"))
-    root = str(study.sites[named].root.resolve())
+    root = str(study.sites[study.source_of(site)].root.resolve())
     return {
         "root": root,
         "memory": "memory",
