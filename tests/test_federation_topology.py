@@ -152,6 +152,27 @@ def test_regions_that_do_not_fit_are_refused(regions: Any, strategy: str, rounds
         Hierarchy(regions, rounds_).check(strategy, ["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(
+            ("hierarchy", {"regions": regions})
+            for regions in (
+                {"x": [1, 2]},
+                {"x": [1, "north"]},
+                {1: ["north"], "s": ["east"]},
+                {"x": [["north"]]},
+                {"a": ["north"], "a/b": ["east"]},
+            )
+        ),
+        *(("gossip", {"graph": graph}) for graph in ({"north": [1]}, {1: ["north"]}, {"north": [["x"]]}, ["ring"], 3)),
+    ],
+)
+def test_names_that_are_no_text_are_refused_and_a_region_within_another(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(StudyError, match="every name as text"):
+        TOPOLOGIES.load(name)(**options)
+
+
 # Gossip
 
 

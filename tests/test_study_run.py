@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import hospitals
-from hilum.errors import RunError
+from hilum.errors import RunError, StudyError
 from hilum.evaluation.bootstrap import FEWEST_OF_CLASS
 from hilum.study import predictions
 from hilum.study import run as study_run
@@ -110,6 +110,15 @@ def test_keys_of_figures_are_those_of_the_reference(kind: str, tiny_run: Path) -
 def test_nothing_tells_a_patient(tiny_run: Path) -> None:
     for path in (p for p in tiny_run.rglob("*") if p.is_file()):
         assert b"secret" not in path.read_bytes(), path
+
+
+def test_a_topology_of_other_sites_is_refused_and_the_directory_takes_the_corrected_study(
+    tiny_study: Path, tmp_path: Path
+) -> None:
+    wrong = load_study(tiny_study, ["arms=[federated]", "federation.topology={name: gossip, graph: {north: [west]}}"])
+    with pytest.raises(StudyError, match="found west"):
+        study_run.run_study(wrong, tmp_path / "run")
+    study_run.check_run(load_study(tiny_study), RunDirectory(tmp_path / "run"), resume=False)
 
 
 def test_the_resolved_study_runs_the_same_study(tiny_run: Path, tiny_study: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hilum.errors import StudyError
 from hilum.federation.messages import LabelCounts, Reply, ServerState
 from hilum.federation.strategies.base import Strategy
-from hilum.federation.topology.star import Star, require_count
+from hilum.federation.topology.star import Star, lists_names, require_count
 from hilum.training.state import State
 
 PEER = "peer/"
@@ -50,9 +50,11 @@ class Gossip(Star):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        listed = isinstance(self.graph, Mapping) and all(isinstance(near, list) for near in self.graph.values())
-        if not listed and self.graph not in ("complete", "ring"):
-            raise StudyError(f"Expected graph 'complete', 'ring' or {{site: [neighbour, …], …}}; found {self.graph!r}.")
+        if not lists_names(self.graph) and self.graph not in ("complete", "ring"):
+            raise StudyError(
+                "Expected graph 'complete', 'ring' or {site: [neighbour, …], …}, every name as text (in quotes where "
+                f"it is a number); found {self.graph!r}."
+            )
         require_count("steps", self.steps)
 
     def check(self, strategy: str, sites: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from hilum.errors import StudyError
 from hilum.federation.messages import LabelCounts, Reply, ServerState
 from hilum.federation.strategies.base import Strategy
 from hilum.federation.tally import Tally
-from hilum.federation.topology.star import Star, require_count
+from hilum.federation.topology.star import Star, lists_names, require_count
 from hilum.training.state import State
 
 
@@ -25,9 +25,11 @@ class Hierarchy(Star):
     region_rounds: int = 1
 
     def __post_init__(self) -> None:
-        named = isinstance(self.regions, Mapping) and all(isinstance(sites, list) for sites in self.regions.values())
-        if not named:
-            raise StudyError(f"Expected regions as {{name: [site, …], …}}; found {self.regions!r}.")
+        if not lists_names(self.regions) or any("/" in name for name in self.regions):
+            raise StudyError(
+                "Expected regions as {name: [site, …], …}, every name as text (in quotes where it is a number) and "
+                f"none of a region with '/'; found {self.regions!r}."
+            )
         require_count("region_rounds", self.region_rounds)
 
     def check(self, strategy: str, sites: Sequence[str]) -> None:

@@ -17,6 +17,13 @@ def require_count(option: str, value: object) -> None:
         raise StudyError(f"Expected a whole number of 1 or more for the option '{option}'; found {value!r}.")
 
 
+def lists_names(value: object) -> bool:
+    """Tell whether a value is {name: [name, …], …}, with text for every name."""
+    return isinstance(value, Mapping) and all(
+        isinstance(names, list) and all(isinstance(name, str) for name in (key, *names)) for key, names in value.items()
+    )
+
+
 @dataclass(frozen=True)
 class Star:
     """Every site talks with one server, all in every round."""
