@@ -54,6 +54,16 @@ def test_once_around_every_site_has_its_turn_of_as_many_visits_as_there_are_roun
     assert visited(records) == ["aaa", "bbb", "ccc"]
 
 
+def test_without_labelled_validation_a_site_trains_all_its_visits_and_hands_on_the_last(tmp_path: Path) -> None:
+    site = fake_site("a")
+    site.targets[site.indices("val")] = np.nan
+    server, _ = loop(tmp_path, IIL(GROUPS, patience=1), sites=(site,))
+    trainer, state = fake_trainer(site, rounds=3), copy_state(tiny_model())
+    for visit in (1, 2, 3):
+        state = trainer.fit(state, visit, PRIOR).state
+    assert all(torch.equal(server.state[name], state[name]) for name in GROUPS)
+
+
 @pytest.mark.parametrize("told", [(None, 1, 0), (2, 1, 0), (1, 0, 0), (1, 2, 0), (1, 1, 7), (1, 1, None)])
 def test_what_a_site_tells_of_its_visit_has_to_make_sense(told: tuple[int | None, ...]) -> None:
     named = zip(("visit", "better", "ends"), told, strict=True)

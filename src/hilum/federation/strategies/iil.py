@@ -26,7 +26,8 @@ class IIL(FedAvg):
     """The model passes once around, each site trains it to its own early stop (Sheller et al. 2020).
 
     A site trains at most as many visits as there are rounds, so that the budget is at most that of the others. It
-    stops after ``patience`` visits that did not lower its validation loss, and hands on its best model.
+    stops after ``patience`` visits that did not lower its validation loss, and hands on its best model. Without a
+    loss, where it has no labelled validation patients, it trains all of its visits and hands on its last.
     """
 
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"patience": (1, float("inf"))}
@@ -50,7 +51,7 @@ class IIL(FedAvg):
         reply, own = super().train(task, start, kept, trainer, counts)
         losses = list(trainer.validate(reply.state).values())
         loss = torch.tensor(sum(losses) / len(losses) if losses else 0.0)
-        better = task.visit == 1 or bool(loss < kept[LOWEST])
+        better = task.visit == 1 or not losses or bool(loss < kept[LOWEST])
         since = 0 if better else int(kept[SINCE]) + 1
         ends = since >= self.patience or task.visit >= trainer.plan.rounds
         told = {"visit": torch.tensor(task.visit), "better": torch.tensor(int(better)), "ends": torch.tensor(int(ends))}
