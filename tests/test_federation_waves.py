@@ -123,6 +123,17 @@ def test_every_visit_is_validated_at_every_site_whatever_the_rounds_between(stra
     assert all(set(visit["validation_loss"]) == set("abc") for visit in visits)
 
 
+@pytest.mark.parametrize(("topology", "turns"), [(Star(), False), (Ring(), True)])
+def test_one_site_that_is_drawn_alone_is_no_turn(topology: Star, turns: bool, tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = []
+    plan = RoundsPlan(3, validate_every=3, participation=0.1)
+    hospitals = Hospitals.of(tmp_path, FedAvg(GROUPS), *SITES, rounds=3, updates=1)
+    hospitals.federation(plan, topology).run(copy_state(tiny_model()), tmp_path, records.append)
+    assert [len(record["train_loss"]) for record in records] == [1, 1, 1]
+    assert [record["validation_loss"] is None for record in records] == [True, True, False]
+    assert ["visits" in record for record in records] == [turns] * 3
+
+
 def test_after_its_turn_a_site_keeps_what_belongs_to_the_model_that_it_hands_on(tmp_path: Path) -> None:
     plan = OptimizerPlan(lr=0.3, warmup=0, schedule="constant")  # overfits noise at once
     strategy = IIL(GROUPS, patience=2, normalization="site")

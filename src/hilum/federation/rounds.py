@@ -130,6 +130,7 @@ class Federation:
         if tuple(present) != server.present:
             server = self.strategy.regroup(replace(server, present=tuple(present)))
         sites, wave = self.plan.participants(round_, present), 0
+        turns = len(self._wave(server, round_, 0, present)) == 1 < len(present)  # were all of them drawn
         while visits := self._wave(server, round_, wave, sites):
             last = not self._wave(server, round_, wave + 1, sites)
             prior = _prior(server.members())
@@ -155,7 +156,7 @@ class Federation:
                 self._require(answered, len(visits), round_, traffic)
             elif self.plan.quorum >= 1:
                 self._require(len(traffic.losses), len(traffic.asked), round_, traffic)
-            if len(visits) == 1 < len(present):
+            if turns:
                 here = self._validate(replace(server, round=round_), traffic, wave + 1)
                 traffic.visits.append({"sites": sorted(visits), "validation_loss": here})
             wave += 1
