@@ -182,7 +182,8 @@ def test_a_checkpoint_that_does_not_say_its_round_is_an_error(text: str, tmp_pat
 
 STATE: State = {"w": torch.zeros(2, 3), "n": torch.tensor(1)}
 TASK = Task("train", 4, STATE, np.array([0.5]))
-REPLY = Reply("north", 4, {"w": torch.ones(2, 3), "n": torch.tensor(9)}, LabelCounts(1, np.array([1]), np.array([0])))
+ONE = LabelCounts(1, np.array([1]), np.array([0]))
+REPLY = Reply("north", 4, {"w": torch.ones(2, 3), "n": torch.tensor(9)}, ONE, 0.5, 2)
 
 
 def test_a_sound_reply_is_accepted() -> None:
@@ -201,6 +202,10 @@ def test_a_sound_reply_is_accepted() -> None:
             replace(REPLY, state=STATE | {"w": torch.ones(2, 3).double()}),
             "'w' as torch.float32 .*; found torch.float64",
         ),
+        (replace(REPLY, loss=math.nan), "finite training loss from 'north' in round 4; found nan"),
+        (replace(REPLY, loss=math.inf), "found inf"),
+        (replace(REPLY, updates=0), "1 update or more from 'north' in round 4; found 0"),
+        (replace(REPLY, updates=-3), "found -3"),
         (replace(REPLY, extra={"control/w": torch.full((2, 3), math.nan)}), "'control/w' holds NaN"),
         (replace(REPLY, extra={"control/w": torch.ones(2, 3).cfloat()}), "'control/w' as .*; found torch.complex64"),
         (replace(REPLY, extra={"steps": torch.tensor(1j)}), "'steps' as torch.float32 or torch.int64 from 'north'"),

@@ -122,11 +122,13 @@ class ServerState:
 
 
 def check_reply(reply: Reply, task: Task) -> None:
-    """Refuse a reply of another round, of other shapes or types, or not finite (``TrainingError``)."""
+    """Refuse a reply of another round, of other shapes or types, not finite or untrained (``TrainingError``)."""
     if reply.round != task.round:
         raise TrainingError(f"Expected a reply to round {task.round} from '{reply.site}'; found round {reply.round}.")
     if task.kind not in STATELESS:
         _check_state(reply, task)
+    if task.kind == "train":
+        _check_training(reply, task)
     for name, tensor in reply.extra.items():
         _check_extra(reply, task, name, tensor)
         _check_finite(reply, task, name, tensor)
@@ -177,6 +179,19 @@ def _check_state(reply: Reply, task: Task) -> None:
             raise TrainingError(f"Expected '{name}' of shape {tuple(tensor.shape)} from '{reply.site}'; found {shape}.")
         _check_dtype(reply, name, found, (tensor.dtype,))
         _check_finite(reply, task, name, found)
+
+
+def _check_training(reply: Reply, task: Task) -> None:
+    if not math.isfinite(reply.loss):
+        raise TrainingError(
+            f"Expected a finite training loss from '{reply.site}' in round {task.round}; found {reply.loss}. "
+            f"{START_ANEW}"
+        )
+    if reply.updates < 1:
+        raise TrainingError(
+            f"Expected 1 update or more from '{reply.site}' in round {task.round}; found {reply.updates}. Install the "
+            "same version of hilum at the server and at every site."
+        )
 
 
 def _check_extra(reply: Reply, task: Task, name: str, tensor: torch.Tensor) -> None:
