@@ -21,7 +21,7 @@ from flwr.app import Message, RecordDict
 
 from flower_nodes import FakeGrid, FakeNode, Time
 from flower_processes import SITES, write_study
-from hilum.errors import RunError, TrainingError
+from hilum.errors import RunError, StudyError, TrainingError
 from hilum.federation import aggregation
 from hilum.federation.messages import Task
 from hilum.federation.payload import task_of
@@ -223,6 +223,30 @@ def test_within_the_quorum_a_hospital_without_the_weights_is_said(folder: Path, 
     without = json.loads((tmp_path / "run" / "federation.json").read_text())["without"]
     assert [list(lost) for lost in without.values()] == [["south"], ["south"]]
     assert "Expected a message of hilum" in without[MODELS[0]]["south"]
+
+
+def without_effusion(folder: Path, *sites: str) -> None:
+    """Write three hospitals, of which these ``sites`` have no effusion."""
+    write_study(folder)
+    for site in sites:
+        table = pd.read_csv(folder / site / "labels.csv")
+        table.assign(Effusion=0).to_csv(folder / site / "labels.csv", index=False)
+
+
+def test_a_finding_that_no_hospital_has_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    without_effusion(tmp_path, *SITES)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(StudyError, match="'Effusion' over all sites; found 0 positive"):
+        between(tmp_path, tmp_path / "here")
+    assert not list((tmp_path / "here" / "run").rglob("round_*"))
+
+
+def test_a_finding_that_no_hospital_has_is_not_taught_where_one_joins_late(tmp_path: Path) -> None:
+    without_effusion(tmp_path, *SITES)
+    (tmp_path / "here").mkdir()
+    between(tmp_path, tmp_path / "here", presence="{west: {first: 2}}")
+    for run in (tmp_path / "here" / "run", memory(tmp_path / "here", "north").root):
+        assert json.loads((run / "run.json").read_text())["taught"] == ["Nodule"]
 
 
 def test_a_run_of_another_study_is_refused(folder: Path, served: Path) -> None:

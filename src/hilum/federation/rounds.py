@@ -40,6 +40,7 @@ KEPT_ROUNDS = 2
 BEST = "lowest/"  # weights at the lowest validation loss so far, with early stopping
 Record = dict[str, Any]
 OnRound = Callable[[Record], None]
+OnCounts = Callable[[ServerState], None]
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,20 @@ class Traffic:
     taken: dict[str, Moment] = field(default_factory=dict)
 
 
+def unchecked(server: ServerState) -> None:
+    """Take whatever the sites tell of their labels."""
+
+
 @dataclass(frozen=True)
 class Federation:
-    """A strategy over a topology on a runtime; its round loop."""
+    """A strategy over a topology on a runtime; its round loop. ``on_counts`` hears of sites that have joined."""
 
     strategy: Strategy
     topology: Star
     compression: Compression
     runtime: Runtime
     plan: RoundsPlan
+    on_counts: OnCounts = unchecked
 
     def run(self, initial: State, directory: Path, on_round: OnRound) -> ServerState:
         """Run or resume all rounds; return the final server state. The sites hold what they keep.
@@ -217,7 +223,10 @@ class Federation:
         told = {reply.site: reply.counts for reply in self._exchange(server, new, traffic)} if new else {}
         if self.plan.quorum >= 1:
             self._require(len(told), len(new), server.round + 1, traffic)
-        return self.strategy.join(server, told) if told else server
+        if told:
+            server = self.strategy.join(server, told)
+            self.on_counts(server)
+        return server
 
     def _validate(self, server: ServerState, traffic: Traffic, wave: int = AFTER_ALL_WAVES) -> dict[str, float]:
         """Return the validation loss of each source at each site."""

@@ -17,7 +17,7 @@ from hilum.errors import RunError, StudyError
 from hilum.federation.aggregation import own_rows
 from hilum.federation.memory import SiteMemory
 from hilum.federation.messages import NEVER, ServerState
-from hilum.federation.rounds import Federation, last_round
+from hilum.federation.rounds import Federation, OnCounts, last_round, unchecked
 from hilum.federation.runtimes.base import Runtime, Tell
 from hilum.federation.runtimes.in_process import InProcess
 from hilum.federation.runtimes.processes import Processes
@@ -134,12 +134,13 @@ def run_rounds(
     runtime: Runtime,
     run: RunDirectory,
     watch: Watch,
+    on_counts: OnCounts = unchecked,
 ) -> ServerState:
     """Run a model's rounds over the participants behind a runtime, from its last checkpoint or from ``model``."""
     groups, spec = model.state_groups(), federation_spec(study, key.arm)
     strategy, topology = build_strategy(spec, groups), build_topology(spec, names)
     compression, plan = build_compression(spec, groups), rounds_plan(study, spec, key.seed)
-    federation = Federation(strategy, topology, compression, runtime, plan)
+    federation = Federation(strategy, topology, compression, runtime, plan, on_counts)
     run.forget_rounds(key, last_round(run.rounds(key)))
     watch.begins(key.path.as_posix(), last_round(run.rounds(key)))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hilum.databases.manifest import Manifest
 from hilum.errors import DataError, StudyError
@@ -32,7 +33,8 @@ def load_sites(study: Study, cache: Path) -> list[Site]:
         for part in _parts(spec, plan_of(study, name, spec), study.split.seed)
     ]
     sites = resolve_overlap(sites, study.overlap.action, study.overlap.near)
-    _require_both_classes(study.findings, training_sites(sites))
+    targets = np.concatenate([site.targets[site.indices("train")] for site in training_sites(sites)])
+    require_both_classes(study.findings, (targets == 1).sum(0), (targets == 0).sum(0))
     return sites
 
 
@@ -95,13 +97,14 @@ def _parts(spec: SiteSpec, plan: SitePlan, seed: int) -> Iterator[tuple[SitePlan
         yield replace(plan, name=f"{plan.name}-{part}"), keep_images(manifest, rows), told
 
 
-def _require_both_classes(findings: Sequence[str], sites: Sequence[Site]) -> None:
-    """A site may hold one class only, the federation may not: nothing can be learned of such a finding."""
-    targets = np.concatenate([site.targets[site.indices("train")] for site in sites])
-    for k, finding in enumerate(findings):
-        positive, negative = int((targets[:, k] == 1).sum()), int((targets[:, k] == 0).sum())
-        if positive == 0 or negative == 0:
+def require_both_classes(findings: Sequence[str], positive: NDArray[np.int64], negative: NDArray[np.int64]) -> None:
+    """Refuse a finding that all sites together hold one class of; label counts (C,) (``StudyError``).
+
+    A site may hold one class only, the federation may not: nothing can be learned of such a finding.
+    """
+    for finding, shown, absent in zip(findings, positive.tolist(), negative.tolist(), strict=True):
+        if shown == 0 or absent == 0:
             raise StudyError(
-                f"Expected positive and negative training images of '{finding}' over all sites; found {positive} "
-                f"positive and {negative} negative. Remove it from 'findings', or add a site that has the other class."
+                f"Expected positive and negative training images of '{finding}' over all sites; found {shown} "
+                f"positive and {absent} negative. Remove it from 'findings', or add a site that has the other class."
             )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import hilum
 from hilum.errors import TrainingError
@@ -84,6 +85,12 @@ def _heads(extra: State) -> State:
     return {name: tensor for name, tensor in extra.items() if name.startswith(HEADS_OF)}
 
 
+def classes(server: ServerState) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return positive and negative training labels (C,) of all sites that were ever there."""
+    positive = np.sum([counts.positive for counts in server.counts.values()], 0)
+    return positive, np.sum([counts.known for counts in server.counts.values()], 0) - positive
+
+
 def _taught(server: ServerState) -> list[bool]:
-    known = np.sum([counts.known for counts in server.counts.values()], 0)
-    return [bool(count) for count in known]
+    """Return of which findings (C,) there were both classes; of the others nothing was learned."""
+    return [bool(positive and negative) for positive, negative in zip(*classes(server), strict=True)]

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp  # type: ignore[import-not-found, unu
 from flwr.superlink.grid import InMemoryGrid  # type: ignore[import-not-found, unused-ignore]
 
 from hilum.errors import RunError
+from hilum.federation.messages import ServerState
 from hilum.federation.runtimes.flower import FlowerRuntime, Limits, Nodes
 from hilum.federation.runtimes.flower_records import Identity
 from hilum.study.arms import initial_model, is_trained, model_keys, run_rounds, write_model
@@ -22,7 +24,8 @@ from hilum.study.directory import ModelKey, RunDirectory, now
 from hilum.study.federations import federation_spec, presence_of
 from hilum.study.flower.app import DONOR, server_study
 from hilum.study.flower.approval import approval, study_digest
-from hilum.study.flower.handout import FEDERATION, describe_server, hand_out
+from hilum.study.flower.handout import FEDERATION, classes, describe_server, hand_out
+from hilum.study.hospitals import require_both_classes
 from hilum.study.spec import Study, parse_study, read_mapping
 from hilum.study.watch import Watch
 from hilum.training.state import fingerprint, load_state
@@ -119,11 +122,20 @@ def train(
     spec = federation_spec(study, key.arm)
     runtime = FlowerRuntime(nodes, presence_of(spec, sites), identity, watch.waits)
     model = initial_model(server_study(study, run.root), key.seed)
-    server = run_rounds(study, key, sites, model, runtime, run, watch)
+    server = run_rounds(study, key, sites, model, runtime, run, watch, partial(require_classes, study, sites))
     lost = hand_out(server, runtime, spec.quorum)
     note(run, without={**run.read_json(FEDERATION).get("without", {}), identity.model: lost})
     describe_server(run, study, server)
     write_model(run.model(key), key, server)
+
+
+def require_classes(study: Study, sites: Sequence[str], server: ServerState) -> None:
+    """Refuse a finding that all sites together hold one class of, as 'hilum study' does (``StudyError``).
+
+    Where a site joins late, the others have trained before its labels are known: then ``handout`` counts it out.
+    """
+    if server.round == 0 and server.counts.keys() >= set(sites):
+        require_both_classes(study.findings, *classes(server))
 
 
 def limits_of(config: Mapping[str, Any]) -> Limits:
