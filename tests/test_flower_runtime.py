@@ -170,7 +170,7 @@ def test_replies_come_by_the_name_of_the_site() -> None:
         (without_digest, "found another (KeyError)"),
         (holding(b""), "found another (EOFError)"),
         (holding(b"PK\x03\x04 and no archive"), "found another (BadZipFile)"),
-        (holding(huge()), "found another (MemoryError)"),
+        (holding(huge()), "MemoryError)"),
         (holding(archive()), "found another (AttributeError)"),
         (saying(reply("a"), round=float("inf")), "found another (OverflowError)"),
     ],
