@@ -14,6 +14,7 @@ from hilum.federation.strategies.fedlsm import FedLSM
 from hilum.federation.strategies.fedmlp import FedMLP
 from hilum.federation.strategies.fedprox import FedProx
 from hilum.federation.strategies.fedrep import FedRep
+from hilum.models.taxonomy import Taxonomy
 from hilum.sites.examples import Batch
 from stand_ins import GROUPS, ByHand, StandIn
 
@@ -23,14 +24,18 @@ TARGETS = torch.tensor([[NAN, 1.0, NAN], [0.0, NAN, NAN]])
 
 
 class Sure(nn.Module):
-    """Says the same probabilities of every image."""
+    """Says the same probabilities of every image; with a taxonomy, of a finding given its parent."""
 
-    def __init__(self, *probabilities: float) -> None:
+    def __init__(self, *probabilities: float, taxonomy: Taxonomy | None = None) -> None:
         super().__init__()
         self.said = nn.Parameter(torch.tensor(probabilities).logit())
+        self.taxonomy = taxonomy
 
     def forward(self, images: Tensor) -> Any:
         return SimpleNamespace(logits=self.said.expand(len(images), -1))
+
+    def answers(self, logits: Tensor) -> Tensor:
+        return logits if self.taxonomy is None else self.taxonomy.unconditional(logits)
 
 
 def taught(strategy: FedMLP, teacher: Sure, logits: Tensor) -> Tensor:
@@ -60,6 +65,20 @@ def test_fedlsm_teaches_what_its_teacher_is_sure_of_and_the_site_does_not_label(
     (gradient,) = torch.autograd.grad(loss, logits)
     up, down = torch.tensor([1.0, 3.0]).sigmoid() - torch.tensor([1.0, 0.0])
     torch.testing.assert_close(gradient, torch.tensor([[up, 0.0, 0.0], [0.0, down, 0.0]]))
+
+
+def test_with_a_taxonomy_the_findings_are_taught_and_not_what_they_are_given_their_parents() -> None:
+    """P(mass) = 0.95 · 0.05 is below ``low``, though P(mass | parent) is above ``high``."""
+    tree = Taxonomy(["Mass", "Nodule/Mass", "Effusion"])
+    logits = torch.tensor([[1.0, 2.0, 7.0], [5.0, -3.0, 7.0]])
+    teacher = Sure(0.95, 0.05, 0.5, taxonomy=tree)
+    p, q = logits[0, :2].sigmoid().prod(), logits[1, 1].sigmoid()
+    pseudo = taught(FedLSM(GROUPS, weight=2.0, low=0.1, high=0.9), teacher, logits)
+    torch.testing.assert_close(pseudo, -(torch.log1p(-p) + torch.log1p(-q)))
+    teacher = Sure(0.95, 0.05, 0.5, taxonomy=tree)
+    distilled = taught(FedMLP(GROUPS), teacher, logits)
+    still = logits[:, 2].sigmoid() - 0.5
+    torch.testing.assert_close(distilled, ((p - 0.95 * 0.05) ** 2 + (q - 0.05) ** 2 + (still**2).sum()) / 4)
 
 
 def test_nothing_is_taught_where_every_label_is_known() -> None:

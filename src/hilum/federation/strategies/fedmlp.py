@@ -37,12 +37,13 @@ class Taught(LocalRule):
         if self.teacher is None or not bool(unknown.any()):
             return None
         with torch.no_grad():
-            taught = self.teacher(batch.images.contiguous(memory_format=torch.channels_last)).logits.float().sigmoid()
-        return self.weight * self.lesson(logits, taught, unknown)
+            seen = self.teacher(batch.images.contiguous(memory_format=torch.channels_last)).logits.float()
+            taught = self.teacher.answers(seen).sigmoid()
+        return self.weight * self.lesson(model.answers(logits), taught, unknown)
 
     @abstractmethod
     def lesson(self, logits: Tensor, taught: Tensor, unknown: Tensor) -> Tensor:
-        """Return the loss of logits (B, C) for the teacher's probabilities, where the label is unknown."""
+        """Return the loss of the findings' logits (B, C) for the teacher's probabilities, where labels are unknown."""
 
 
 class Distilled(Taught):
