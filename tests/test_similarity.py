@@ -13,6 +13,7 @@ from fakes import tiny_model
 from hilum.evaluation.similarity import linear_cka, svcca
 from hilum.models.classifier import build_model
 from hilum.study.similarity import layer_similarity
+from hilum.training.state import copy_state, load_state, save_state
 
 RNG = np.random.default_rng(0)
 A = RNG.normal(size=(400, 6)) @ RNG.normal(size=(6, 6)) + 3
@@ -100,6 +101,35 @@ def test_the_command_compares_models_of_a_run(tiny_run: Path) -> None:
     assert wrong.status == 1
     assert "seed_0/federated/federated" in wrong.err
     assert "found 'seed_0/pooled/north'" in wrong.err
+
+
+def test_the_command_compares_files_of_weights(tiny_run: Path, tmp_path: Path) -> None:
+    """Of a round, of a donor below another head; neither a file of another trunk nor one that is no weights."""
+    donor, other, text = (tmp_path / f"{name}.safetensors" for name in ("donor", "other", "text"))
+    final = tiny_run / "models/seed_0/pooled/pooled/model.safetensors"
+    state = load_state(final)
+    save_state(donor, {**state, "head.weight": torch.zeros(9, 8, 1, 1)})
+    save_state(other, copy_state(build_model({"name": "cbr", "widths": (4, 8)}, {"name": "max"}, 2, 0)))
+    text.write_text("no weights")
+    last = tiny_run / "rounds/seed_0/pooled/pooled/round_0002/server.safetensors"
+    before = last.parents[1] / "round_0001/server.safetensors"
+    for file in (final, donor, last):
+        alike = hospitals.hilum("similarity", tiny_run, "seed_0/pooled/pooled", file)
+        assert alike.status == 0, alike.err
+        assert [row.split() for row in alike.out.splitlines()[1:]] == [[str(k), "1.000", "1.000"] for k in (1, 2, 3)]
+    moved = hospitals.hilum("similarity", tiny_run, before, last)
+    assert moved.status == 0, moved.err
+    assert moved.out != alike.out
+    for file, found in (
+        (other, "others"),
+        (text, "no file that can be read"),
+        (tmp_path / "none.safetensors", "no fi"),
+    ):
+        wrong = hospitals.hilum("similarity", tiny_run, "seed_0/initial", file)
+        assert wrong.status == 1
+        assert f"Expected in {file} weights of the trunk 'residual'" in wrong.err
+        assert f"found {found}" in wrong.err
+        assert wrong.err.count("\n") == 1
 
 
 def test_trunks_of_other_strides_are_compared_on_the_coarser_grid() -> None:

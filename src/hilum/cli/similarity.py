@@ -11,7 +11,12 @@ import typer
 def similarity(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A folder below RUN/models, or seed_0/initial.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A folder below RUN/models, seed_0/initial, or a .safetensors file.",
+            show_default=False,
+        ),
     ],
     other: Annotated[str, typer.Argument(metavar="OTHER", help="Another one.", show_default=False)],
     other_run: Annotated[Path | None, typer.Option(help="The run of OTHER, if not RUN.", show_default=False)] = None,
@@ -20,7 +25,8 @@ def similarity(
     """Print linear CKA and SVCCA between two models, stage by stage of their trunks.
 
     Models are named by seed, arm and name, such as seed_0/federated/federated or seed_0/local/north; seed_0/initial
-    is what training began with. 1 is the same representation up to rotation and scale (CKA), or up to any linear map
+    is what training began with. A .safetensors file, such as a round's checkpoint or a donor, must hold the same trunk
+    as the study. 1 is the same representation up to rotation and scale (CKA), or up to any linear map
     of its leading directions (SVCCA); 0 has nothing in common. The images are test images of the sites of RUN.
     """
     from hilum.study.similarity import compare_models

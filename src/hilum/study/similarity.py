@@ -14,19 +14,23 @@ from torch import Tensor
 from hilum.errors import RunError
 from hilum.evaluation.similarity import linear_cka, svcca
 from hilum.models.classifier import LocalizingClassifier
-from hilum.study.arms import WEIGHTS, initial_model, load_model
+from hilum.study.arms import WEIGHTS, initial_model, load_model, new_model
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.hospitals import cache_of, load_sites, training_sites
 from hilum.study.run import load_run_study
+from hilum.study.spec import Study
+from hilum.training.state import load_state
 
 BATCH = 32
 INITIAL = "initial"
+SUFFIX = ".safetensors"
 
 
 def compare_models(run: Path, model: str, other: str, other_run: Path, images: int) -> pd.DataFrame:
     """Return ``layer_similarity`` of two models of runs on test images of each training site of the first run.
 
-    Models by seed, arm and name, as ``seed_0/federated/federated``, or ``seed_0/initial``. Raises ``RunError``.
+    Models by seed, arm and name, as ``seed_0/federated/federated``, or ``seed_0/initial``, or files of weights. Raises
+    ``RunError``.
     """
     study = load_run_study(RunDirectory(run))
     first, second = model_of(RunDirectory(run), model), model_of(RunDirectory(other_run), other)
@@ -36,16 +40,38 @@ def compare_models(run: Path, model: str, other: str, other_run: Path, images: i
 
 
 def model_of(run: RunDirectory, name: str) -> LocalizingClassifier:
-    """Return a model of a run by its folder below ``models``, or that of ``seed_<n>/initial``; raises ``RunError``."""
+    """Return a model of a run by its folder below ``models``, or that of ``seed_<n>/initial``; raises ``RunError``.
+
+    The path of a ``.safetensors`` file gives the run's model with the trunk of that file, whatever head it was below.
+    """
     study = load_run_study(run)
+    if name.endswith(SUFFIX):
+        return _with_trunk_of(Path(name), run, study)
     keys = {f"seed_{seed}/{INITIAL}": ModelKey(seed, INITIAL, INITIAL) for seed in study.seeds}
     for weights in sorted((run.root / "models").glob(f"*/*/*/{WEIGHTS}")):
         seed, arm, model = weights.parent.parts[-3:]
         keys[f"{seed}/{arm}/{model}"] = ModelKey(int(seed.removeprefix("seed_")), arm, model)
     if name not in keys:
-        raise RunError(f"Expected a model of {run.root} among {', '.join(keys)}; found '{name}'.")
+        raise RunError(
+            f"Expected a model of {run.root} among {', '.join(keys)}, or the path of a {SUFFIX} file; found '{name}'."
+        )
     key = keys[name]
     return initial_model(study, key.seed).eval() if key.arm == INITIAL else load_model(study, run, key)
+
+
+def _with_trunk_of(path: Path, run: RunDirectory, study: Study) -> LocalizingClassifier:
+    model = new_model(study, study.seeds[0])
+    try:
+        state = load_state(path)
+        trunk = {k.removeprefix("backbone."): tensor for k, tensor in state.items() if k.startswith("backbone.")}
+        model.backbone.load_state_dict(trunk)
+    except (RunError, RuntimeError) as error:
+        found = "no file that can be read" if isinstance(error, RunError) else "others"
+        raise RunError(
+            f"Expected in {path} weights of the trunk '{study.model.backbone.name}' as the study of {run.root} has it; "
+            f"found {found}. Give a {SUFFIX} file that a study with the same model.backbone wrote."
+        ) from None
+    return model.eval()
 
 
 def layer_similarity(
