@@ -385,6 +385,10 @@ def rename_images(run: Path) -> None:
     for path in [*(run / "labels").glob("*.csv"), *(run / "predictions").rglob("*.csv")]:
         rows = pd.read_csv(path)
         rows.assign(image_id="other" + rows["image_id"]).to_csv(path, index=False)
+    for path in (run / "splits").glob("*.csv"):
+        rows = pd.read_csv(path)
+        other = rows["image_id"].where(rows["split"] != "test", "other" + rows["image_id"])
+        rows.assign(image_id=other).to_csv(path, index=False)
     shutil.rmtree(run / "maps")
 
 
@@ -413,6 +417,50 @@ def test_says_what_is_wrong_with_the_other_run(
     assert outcome.err.count("\n") == 1
     assert "north00" not in outcome.err
     assert not (tmp_path / "out").exists()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def without_a_row(path: Path) -> None:
+    pd.read_csv(path).iloc[:-1].to_csv(path, index=False)
+
+
+def backwards(path: Path) -> None:
+    pd.read_csv(path).iloc[::-1].to_csv(path, index=False)
+
+
+FEDERATED = "seed_1/federated/federated/north"
+ANEW = "Remove it and run 'hilum study … --resume': it writes it anew"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "file", "found", "advice"),
+    [
+        (without_a_row, f"predictions/{FEDERATED}.csv", "found 7 rows", ANEW),
+        (backwards, f"predictions/{FEDERATED}.csv", "found rows of others, or in another order", ANEW),
+        (lambda path: path.write_text(""), f"predictions/{FEDERATED}.csv", "the file is damaged", ANEW),
+        (without_a_row, f"validation/predictions/{FEDERATED}.csv", "found 7 rows", ANEW),
+        (without_a_row, "labels/north.csv", "found 7 rows", "--resume': it writes it anew"),
+        (cut, f"erased/{FEDERATED}.csv", "the file is damaged", ANEW),
+        (cut, f"shuffled/{FEDERATED}.npz", "the file is absent or damaged", ANEW),
+        (cut, f"maps/{FEDERATED}.npz", "the file is absent or damaged", "it writes both"),
+        (cut, f"validation/maps/{FEDERATED}.npz", "the file is absent or damaged", "it writes both"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    spoil: Callable[[Path], Any], file: str, found: str, advice: str, run: Path, tmp_path: Path
+) -> None:
+    other = copy(run, tmp_path / "other", "federated")
+    spoil(other / file)
+    outcome = hospitals.hilum("evaluate", other)
+    assert outcome.status == 1
+    assert str(other / file) in outcome.err
+    assert found in outcome.err
+    assert advice in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert "north00" not in outcome.err
 
 
 def test_runs_without_a_common_arm_are_refused(run: Path, tmp_path: Path) -> None:

@@ -263,6 +263,29 @@ def test_refuses_broken_files(tmp_path: Path, file: str, content: str, message: 
         write_report(run)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        (
+            "maps/{}/north.npz",
+            "PK",
+            r"Expected maps in .*north\.npz; .*damaged\. Remove .*north\.csv and run .*--resume",
+        ),
+        (
+            "predictions/{}/north.csv",
+            "",
+            r"Expected rows of probabilities in .*north\.csv; .*damaged\. Remove it and run",
+        ),
+        ("predictions/{}/north.csv", "image_id,patient,Pneumonia\na,1,?\n", r"Expected rows of probabilities in"),
+    ],
+)
+def test_refuses_damaged_predictions(tmp_path: Path, file: str, content: str, message: str) -> None:
+    run = write_fake_run(tmp_path, seeds=1)
+    (run / file.format("seed_0/federated/federated")).write_text(content, "utf-8")
+    with pytest.raises(RunError, match=message):
+        write_report(run)
+
+
 def test_replaces_the_report_in_one_step(tmp_path: Path) -> None:
     run = write_fake_run(tmp_path, seeds=1)
     (run / "report.html").write_text("old", "utf-8")

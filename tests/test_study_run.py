@@ -564,6 +564,7 @@ def drop_row(path: Path) -> None:
         (lambda path: pd.read_csv(path).assign(Nodule="?").to_csv(path), "predictions/seed_0/pooled/pooled/east.csv"),
         (cut, "maps/seed_0/pooled/pooled/east.npz"),
         (Path.unlink, "maps/seed_0/pooled/pooled/east.npz"),
+        (cut, "shuffled/seed_0/pooled/pooled/east.npz"),
         (cut, "erased/seed_0/pooled/pooled/east.csv"),
         (lambda path: pd.read_csv(path).assign(Nodule="?").to_csv(path), "erased/seed_0/local/south/south.csv"),
         (lambda path: pd.read_csv(path).assign(erased="nothing").to_csv(path), "erased/seed_1/pooled/pooled/north.csv"),
@@ -586,6 +587,17 @@ def test_a_damaged_prediction_is_named_and_can_be_made_anew(
     monkeypatch.setattr(study_run.Figures, "records", lambda _: {})
     study_run.run_study(load_study(tiny_study), out, resume=True)
     assert content_of(out / file) == content_of(tiny_run / file)
+
+
+def test_damaged_labels_and_boxes_are_written_anew(
+    tiny_study: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, files = begun(tiny_run, tmp_path), ["splits/north.csv", "labels/north.csv", "validation/boxes/south.csv"]
+    for file in files:
+        cut(out / file)
+    monkeypatch.setattr(study_run.Figures, "records", lambda _: {})
+    study_run.run_study(load_study(tiny_study), out, resume=True)
+    assert [content_of(out / file) for file in files] == [content_of(tiny_run / file) for file in files]
 
 
 def content_of(path: Path) -> Any:

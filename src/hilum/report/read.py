@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.errors import RunError
+from hilum.study.archive import WRITES_IT, read_maps, writes_both
 
 SCHEMA = 1
 REQUIRED = ("run.json", "study.yaml", "sites.json", "metrics.json")
@@ -197,12 +198,11 @@ class RunDirectory:
         file = self._of_first_seed("maps", arm, model, f"{site}.npz")
         if not file.is_file():
             return {}
-        with np.load(file, allow_pickle=False) as stored:
-            ids, findings, maps = stored["image_id"], stored["findings"], stored["maps"]
+        stored = read_maps(file, writes_both(self._of_first_seed("predictions", arm, model, f"{site}.csv")))
         return {
-            (str(i), str(f)): maps[row, column].astype(np.float32)
-            for row, i in enumerate(ids)
-            for column, f in enumerate(findings)
+            (str(i), str(f)): stored["maps"][row, column].astype(np.float32)
+            for row, i in enumerate(stored["image_id"])
+            for column, f in enumerate(stored["findings"])
         }
 
     def probabilities(self, arm: str, model: str, site: str) -> dict[tuple[str, str], float]:
@@ -210,10 +210,13 @@ class RunDirectory:
         file = self._of_first_seed("predictions", arm, model, f"{site}.csv")
         if not file.is_file():
             return {}
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
-        names = [n for n in (rows[0] if rows else {}) if n not in ("image_id", "patient")]
-        known = ((row["image_id"], n, float(row[n])) for row in rows for n in names if row[n])
+        try:
+            with file.open(newline="", encoding="utf-8") as lines:
+                rows = list(csv.DictReader(lines))
+            names = [n for n in rows[0] if n not in ("image_id", "patient")]
+            known = [(row["image_id"], n, float(row[n])) for row in rows for n in names if row[n]]
+        except (ValueError, KeyError, IndexError, csv.Error):
+            raise RunError(f"Expected rows of probabilities in {file}; the file is damaged. {WRITES_IT}") from None
         return {(image, n): value for image, n, value in known if math.isfinite(value)}
 
     def _of_first_seed(self, kind: str, arm: str, model: str, file: str) -> Path:

@@ -2,81 +2,89 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from hilum.errors import RunError
+from hilum.study.archive import WRITES_IT, read_maps, writes_both
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.erasures import chosen_films, describe_films
 from hilum.study.predictions import HeldOut, read_table
 from hilum.study.spec import Study
 
+FILM = ["image_id", "erased", "boxes"]
+
 
 def require_sound(study: Study, key: ModelKey, held: HeldOut, run: RunDirectory) -> None:
     """Raise ``RunError`` where a model's predictions on held-out patients, or what goes with them, are damaged.
 
-    What goes with them: maps, and log-odds of films with erased parts.
+    What goes with them: maps, also of shuffled weights, and log-odds of films with erased parts.
     """
     _require_erased(study, key, held, run)
-    table, maps = run.predictions(key, held.site.name), run.maps(key, held.site.name)
+    table, shuffled = run.predictions(key, held.site.name), run.shuffled(key, held.site.name)
+    if shuffled.is_file():
+        read_maps(shuffled, WRITES_IT)
     if not table.is_file():
         return
-    if not _is_table(table, held.image_ids, study.findings):
-        raise RunError(
-            f"Expected one row of probabilities for each of {len(held.rows)} images in {table}; "
-            "the file is damaged. Remove it and run the study again with --resume."
-        )
-    if len(held.mapped) and not _is_archive(maps):
-        raise RunError(
-            f"Expected the maps {maps}; the file is absent or damaged. Remove {table} and run the study again with "
-            "--resume: it writes both."
-        )
+    read_rows(table, pd.DataFrame({"image_id": held.image_ids}), study.findings)
+    if len(held.mapped):
+        read_maps(run.maps(key, held.site.name), writes_both(table))
+
+
+def read_rows(path: Path, rows: pd.DataFrame, findings: Sequence[str], advice: str = WRITES_IT) -> pd.DataFrame:
+    """Return a table of probabilities or labels; raises ``RunError`` where it is not of these rows, in their order.
+
+    ``rows``: the columns that tell whose a row is.
+    """
+    table = read_whole(path)
+    try:
+        values = table[list(findings)].to_numpy(np.float64)
+        listed, asked = table[list(rows)].to_numpy().tolist(), rows.to_numpy().tolist()
+    except (ValueError, KeyError):
+        found = "other columns"
+    else:
+        if len(listed) != len(asked):
+            found = f"{len(listed)} rows"
+        elif listed != asked:
+            found = "rows of others, or in another order"
+        elif not (np.isnan(values) | ((values >= 0) & (values <= 1))).all():
+            found = "other values"
+        else:
+            return table
+    raise RunError(
+        f"Expected in {path} a row for each of {len(rows)} images, with a number in [0, 1] or a blank for every "
+        f"finding; found {found}: the file is damaged. {advice}"
+    )
+
+
+def read_whole(path: Path) -> pd.DataFrame:
+    """Return a table; raises ``RunError`` where the file is none."""
+    try:
+        return read_table(path)
+    except ValueError:
+        raise RunError(f"Expected a table in {path}; the file is damaged. {WRITES_IT}") from None
+
+
+def require_films(path: Path, table: pd.DataFrame, films: pd.DataFrame, findings: Sequence[str]) -> None:
+    """Raise ``RunError`` where a table is not the log-odds of films with erased parts."""
+    try:
+        odds = table[list(findings)].to_numpy(np.float64)
+        listed, asked = (t[FILM].astype(object).fillna("").to_numpy().tolist() for t in (table, films))
+        if listed == asked and not np.isinf(odds).any():
+            return
+    except (ValueError, KeyError):
+        pass
+    raise RunError(
+        f"Expected log-odds of the films with erased parts in {path}; the file is damaged, or an older hilum chose "
+        f"other films (as in all of this run's erased/). {WRITES_IT}"
+    )
 
 
 def _require_erased(study: Study, key: ModelKey, held: HeldOut, run: RunDirectory) -> None:
     path = run.erased(key, held.site.name)
-    if not path.is_file():
-        return
-    films = describe_films(held.site, chosen_films(key, held, study.evaluation.erased))
-    if not _is_erased(path, films, study.findings):
-        raise RunError(
-            f"Expected log-odds of the films with erased parts in {path}; the file is damaged, or an older hilum chose "
-            f"other films (as in all of {run.root / 'erased'}). Remove it and run the study again with --resume."
-        )
-
-
-def _is_erased(path: Path, films: pd.DataFrame, findings: Sequence[str]) -> bool:
-    try:
-        table = read_table(path)
-        odds = table[list(findings)].to_numpy(np.float64)
-        listed = table[["image_id", "erased", "boxes"]].astype(object).fillna("")
-    except (ValueError, KeyError):
-        return False
-    same = listed.to_numpy().tolist() == films[["image_id", "erased", "boxes"]].to_numpy().tolist()
-    return same and not bool(np.isinf(odds).any())
-
-
-def _is_table(path: Path, ids: NDArray[Any], findings: Sequence[str]) -> bool:
-    try:
-        table = read_table(path)
-        scores = table[list(findings)].to_numpy(np.float64)
-    except (ValueError, KeyError):
-        return False
-    listed = table["image_id"].to_list() if "image_id" in table else []
-    between = np.isnan(scores) | ((scores >= 0) & (scores <= 1))
-    return listed == ids.tolist() and bool(between.all())
-
-
-def _is_archive(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None and {f"{n}.npy" for n in ("image_id", "maps")} <= set(archive.namelist())
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError):
-        return False
+    if path.is_file():
+        films = describe_films(held.site, chosen_films(key, held, study.evaluation.erased))
+        require_films(path, read_whole(path), films, study.findings)

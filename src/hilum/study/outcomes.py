@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilum.errors import RunError
+from hilum.study.archive import WRITES_IT, read_maps, writes_both
 from hilum.study.directory import ModelKey, RunDirectory
-from hilum.study.predictions import Part, read_table
+from hilum.study.kept import FILM, read_rows, read_whole, require_films
+from hilum.study.predictions import Part
 from hilum.study.spec import Study
 
 
@@ -128,8 +131,9 @@ class Outcomes:
         return [name for name in self.sites if self.roles[name] == "training"]
 
     def table(self, kind: str, site: str, part: Part = "test") -> pd.DataFrame:
-        """Return labels or boxes of a site; raises ``RunError`` where the run keeps none."""
-        return self._read(self._of(part).table(kind, site))
+        """Return labels or boxes of a site; raises ``RunError`` where the run keeps none, or damaged ones."""
+        path = self._of(part).table(kind, site)
+        return self._labels(path, site, part) if kind == "labels" else self._read(path)
 
     def holds(self, keys: Sequence[ModelKey], site: str, part: Part) -> bool:
         """Tell whether the run keeps what all the models say of a site's patients."""
@@ -143,7 +147,8 @@ class Outcomes:
             labels = self.table("labels", site, part)
             targets = labels[names].to_numpy(np.float64)
             paths = [self._of(part).predictions(key, site) for key in keys]
-            scores = np.stack([self._read(path)[names].to_numpy(np.float64) for path in paths])
+            tables = [self._read(path, labels[["image_id"]]) for path in paths]
+            scores = np.stack([table[names].to_numpy(np.float64) for table in tables])
             taught = ~np.isnan(scores).all((0, 1))
             known = np.where(taught & ((targets == 0) | (targets == 1)), targets, np.nan)
             patients = labels["patient"].to_numpy(np.int64)
@@ -152,7 +157,8 @@ class Outcomes:
 
     def localized(self, keys: Sequence[ModelKey], site: str, part: Part = "test") -> Localized | None:
         """Return the images that the run keeps maps of; None where it keeps none or has no box of a finding taught."""
-        found = _stacked([self._of(part).maps(key, site) for key in keys])
+        of = self._of(part)
+        found = _stacked({of.maps(key, site): writes_both(of.predictions(key, site)) for key in keys})
         if found is None:
             return None
         said = self.scores(keys, site, part)
@@ -178,15 +184,19 @@ class Outcomes:
 
     def shuffled(self, keys: Sequence[ModelKey], site: str) -> Maps | None:
         """Return maps of the same models with shuffled weights; None where the run keeps none."""
-        return _stacked([self.run.shuffled(key, site) for key in keys])
+        return _stacked({self.run.shuffled(key, site): WRITES_IT for key in keys})
 
     def erased(self, keys: Sequence[ModelKey], site: str) -> Erased | None:
         """Return what the same models say of films with erased parts; None where the run keeps none."""
         paths = [self.run.erased(key, site) for key in keys]
         if not all(path.is_file() for path in paths):
             return None
-        tables = [self._read(path) for path in paths]
-        head, said = tables[0], self.scores(keys, site)
+        tables, said = [self._read(path) for path in paths], self.scores(keys, site)
+        films = max(tables, key=len).reindex(columns=FILM)
+        films = films[films["image_id"].isin(said.ids)]
+        for path, table in zip(paths, tables, strict=True):
+            require_films(path, table, films, self.study.findings)
+        head = tables[0]
         row = {image: k for k, image in enumerate(said.ids)}
         return Erased(
             np.stack([table[self.study.findings].to_numpy(np.float64) for table in tables]),
@@ -200,15 +210,24 @@ class Outcomes:
     def _of(self, part: Part) -> RunDirectory:
         return self.run if part == "test" else self.run.validation
 
-    def _read(self, path: Any) -> pd.DataFrame:
+    def _labels(self, path: Path, site: str, part: Part) -> pd.DataFrame:
+        if path in self._tables or not path.is_file():
+            return self._read(path)
+        splits = self._read(self.run.table("splits", site))
+        rows = splits.loc[splits["split"] == part, ["image_id", "patient"]]
+        self._tables[path] = read_rows(path, rows, self.study.findings, self._resume("it writes it anew"))
+        return self._tables[path]
+
+    def _read(self, path: Path, rows: pd.DataFrame | None = None) -> pd.DataFrame:
+        """Return a table, with ``rows`` one that has a number of every finding for each of them."""
         if path not in self._tables:
             if not path.is_file():
-                raise RunError(
-                    f"Expected {path}; there is none. Run 'hilum study {self.run.study} --out {self.run.root} "
-                    "--resume': it writes what is missing."
-                )
-            self._tables[path] = read_table(path)
+                raise RunError(f"Expected {path}; there is none. {self._resume('it writes what is missing')}")
+            self._tables[path] = read_whole(path) if rows is None else read_rows(path, rows, self.study.findings)
         return self._tables[path]
+
+    def _resume(self, why: str) -> str:
+        return f"Run 'hilum study {self.run.study} --out {self.run.root} --resume': {why}."
 
 
 def _boxes_of(table: pd.DataFrame, finding: str, ids: NDArray[np.str_]) -> list[NDArray[np.float64]]:
@@ -217,13 +236,14 @@ def _boxes_of(table: pd.DataFrame, finding: str, ids: NDArray[np.str_]) -> list[
     return [grouped.get(str(i), np.empty((0, 4))) for i in ids]
 
 
-def _stacked(paths: Sequence[Any]) -> Maps | None:
-    if not paths or not all(path.is_file() for path in paths):
+def _stacked(advice: Mapping[Path, str]) -> Maps | None:
+    """Return the maps of files, each with what to do where it is damaged."""
+    if not advice or not all(path.is_file() for path in advice):
         return None
     parts = []
-    for path in paths:
-        with np.load(path, allow_pickle=False) as stored:
-            parts.append(Maps(stored["maps"].astype(np.float32)[None], stored["image_id"]))
+    for path, remedy in advice.items():
+        stored = read_maps(path, remedy)
+        parts.append(Maps(stored["maps"].astype(np.float32)[None], stored["image_id"]))
     ids = parts[0].ids
     for part in parts[1:]:  # an older hilum kept shuffled maps of fewer images, and a run may be of both
         ids = ids[np.isin(ids, part.ids)]
