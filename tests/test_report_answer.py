@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fake_run import write_fake_evaluation, write_fake_run
-from hilum.report.answer import Answer, answer, in_words
+from hilum.report.answer import MEANING, Answer, answer, in_words
 from hilum.report.erasing import judge
 from hilum.report.page import render
 from hilum.report.read import read_run
@@ -95,7 +95,9 @@ def test_says_what_is_missing(tmp_path: Path) -> None:
 LESIONS = {"n": 40, "low": 0.2, "high": 0.9}
 BORDER = {"whole": 0.9, "whole_low": 0.85, "whole_high": 0.95, "negatives_of": "own"}
 BORDER |= {"value": 0.55, "low": 0.45, "high": 0.65}
-INVERTED = {"value": 0.2, "low": 0.1, "high": 0.3}
+INVERTED = {"value": 0.2, "low": 0.1, "high": 0.28}
+MUCH = {"value": 0.8, "low": 0.72, "high": 0.88}
+UNSURE = {"value": 0.8, "low": 0.6, "high": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -103,18 +105,26 @@ INVERTED = {"value": 0.2, "low": 0.1, "high": 0.3}
     [
         (LESIONS, BORDER, "disease"),
         (LESIONS, BORDER | {"value": 0.6, "low": 0.52}, "disease, partly border"),
-        (LESIONS, BORDER | {"value": 0.8, "low": 0.7}, "disease and border"),
-        (LESIONS | {"low": -0.1}, BORDER | {"value": 0.8, "low": 0.7, "negatives_of": "others"}, "site"),
-        (None, BORDER | {"value": 0.8, "low": 0.7}, "border"),
-        (None, BORDER, "not the border"),
-        (None, BORDER | INVERTED, "border"),
+        (LESIONS, BORDER | MUCH, "disease and border"),
+        (LESIONS, BORDER | UNSURE, "disease, partly border"),
+        (LESIONS | {"low": -0.1}, BORDER | MUCH | {"negatives_of": "others"}, "site"),
+        (LESIONS | {"low": -0.1}, BORDER | UNSURE, "partly border"),
+        (None, BORDER | MUCH, "border, lesions not tested"),
+        (LESIONS | {"n": 4}, BORDER | MUCH, "border, lesions not tested"),
+        (None, BORDER | UNSURE | {"negatives_of": "others"}, "partly site, lesions not tested"),
+        (None, BORDER, "open, lesions not tested"),
+        (None, BORDER | INVERTED, "border, lesions not tested"),
         (LESIONS | {"low": -0.1}, BORDER | INVERTED | {"negatives_of": "others"}, "site"),
         (
             LESIONS,
             BORDER | {"value": 0.45, "low": 0.42, "high": 0.48, "negatives_of": "others"},
             "disease, partly site",
         ),
-        (None, BORDER | INVERTED | {"whole": 0.1, "whole_low": 0.05, "whole_high": 0.15}, "border"),
+        (
+            LESIONS | {"low": -0.1},
+            BORDER | INVERTED | {"whole": 0.1, "whole_low": 0.05, "whole_high": 0.15},
+            "border",
+        ),
         (None, BORDER | {"whole_low": 0.45}, "not known"),
         (LESIONS | {"low": -0.1}, BORDER, "open"),
         (LESIONS | {"n": 4}, None, "not known"),
@@ -128,7 +138,9 @@ def test_disease_or_site(lesions: dict[str, Any] | None, border: dict[str, Any] 
 
 
 def test_a_verdict_names_what_is_inverted_and_what_is_ranked_across_sites() -> None:
-    assert judge(None, BORDER | INVERTED).text.endswith("75 % of what it tells is told by the border alone, inverted")
+    told = "75 % [55, 100] of what it tells is told by the border alone"
+    assert judge(None, BORDER | INVERTED).text.endswith(f"{told}, inverted")
+    assert judge(None, BORDER | MUCH).text.endswith(told.replace("100", "95"))
     others = judge(None, BORDER | INVERTED | {"negatives_of": "others"}).text
     assert others.endswith("told by the border alone, inverted, ranked across sites")
     assert "ranked" not in judge(None, BORDER).text
@@ -260,7 +272,47 @@ def test_what_is_told_by_the_border_is_no_plain_yes(tmp_path: Path, negatives: s
     change(run, "evaluation.json", border)
     short = answer_of(run).short
     assert short.startswith("On phantoms: In part. ")
-    assert short.endswith(f"Judged to look at the border of the film, not at lesions: Pneumonia at north ({word}).")
+    start = "Told at least in part by the border of the film, lesions not shown to count"
+    assert short.endswith(f"{start}: Pneumonia at north ({word}).")
+
+
+@pytest.mark.parametrize(
+    ("low", "boxes", "word", "meaning"),
+    [
+        (0.8, True, "Border", "lesions are not shown to count: this points to how, where or of whom"),
+        (0.8, False, "Border, lesions not tested", "no boxes, or too few, tell whether lesions count."),
+        (0.6, True, "Partly border", "the border of the film counts, and lesions are not shown to."),
+        (0.6, False, "Partly border, lesions not tested", "no boxes, or too few, tell whether lesions count."),
+    ],
+)
+def test_the_border_is_judged_by_its_low_bound_and_lesions_only_with_boxes(
+    tmp_path: Path, low: float, boxes: bool, word: str, meaning: str
+) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+
+    def border(content: dict[str, Any]) -> None:
+        content["lesions"] = [content["lesions"][0] | {"low": -0.1}] if boxes else []
+        content["borders"][0] |= {"value": 0.85, "low": low, "high": 0.88}
+
+    change(run, "evaluation.json", border)
+    (said,) = dict(answer_of(run).evidence)["Disease or site"]
+    share = f"88 % [{75 if low == 0.8 else 25}, 95] by the border alone"
+    assert said.startswith(f"{word}: Pneumonia at north ({share}) – ")
+    assert meaning in said
+    assert ("points to" in said) == (boxes and low == 0.8)
+
+
+def test_the_border_of_a_tightly_cropped_film_is_said_to_hold_lung(tmp_path: Path) -> None:
+    page = render(read_run(write_fake_evaluation(write_fake_run(tmp_path))))
+    assert "unless the film is tightly cropped: its border then holds some lung" in page
+    assert "hardly by the lungs" not in page
+
+
+@pytest.mark.parametrize("lesions", [LESIONS, LESIONS | {"low": -0.1}, None])
+@pytest.mark.parametrize("border", [MUCH, UNSURE, {}, {"low": None}])
+@pytest.mark.parametrize("negatives", ["own", "others"])
+def test_every_verdict_has_a_meaning(lesions: Any, border: dict[str, Any], negatives: str) -> None:
+    assert judge(lesions, BORDER | border | {"negatives_of": negatives}).word in MEANING
 
 
 def test_a_site_below_chance_is_named_and_is_no_plain_yes(tmp_path: Path) -> None:

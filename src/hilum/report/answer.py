@@ -9,7 +9,7 @@ from typing import Any
 
 from hilum.evaluation.bootstrap import FEWEST, FEWEST_OF_CLASS
 from hilum.evaluation.long_tail import TAIL
-from hilum.report.erasing import judge
+from hilum.report.erasing import Verdict, judge
 from hilum.report.evaluation import ALIKE, COMPARED_MAPS, CONTROLS, finding_name, p_value
 from hilum.report.numbers import count, difference, listing, plural, score
 from hilum.report.read import MACRO, RunDirectory
@@ -22,7 +22,6 @@ OTHERS = {
 }
 POINTING = "pointing_game"
 BOX_FIGURES = {POINTING: "pointing game", "iou": "IoU", "ap@0.3": "AP@0.3", "rodeo": "RoDeO"}
-NOT_LESIONS = ("site", "border")
 FOUND, IN_DOUBT, MISSED = "found", "found, but in doubt", "not above the controls"
 DECIDED = (FOUND, IN_DOUBT, MISSED)
 LIKENESS = {"shuffled": "those of shuffled weights", "other_findings": "those of other findings"}
@@ -30,19 +29,27 @@ MEANING_OF_LIKENESS = {
     "shuffled": "they show the film and the network more than what was learnt",
     "other_findings": "they show where the model looks more than which finding it sees there",
 }
+NOT_TESTED = "no boxes, or too few, tell whether lesions count"
 MEANING = {
     "disease": "",
     "disease, partly border": " – lesions count, and so does the border of the film",
     "disease, partly site": " – lesions count, and so does the border of the film, which tells hospitals apart",
     "disease and border": " – lesions count, but half or more is told of the border alone",
     "disease and site": " – lesions count, but half or more is told of the border alone, which tells hospitals apart",
-    "not the border": " – the border alone tells nothing, and no boxes say what within it does",
-    "open": "",
+    "open": " – neither lesions nor the border alone are shown to count",
+    "open, lesions not tested": f" – the border alone is not shown to tell anything; {NOT_TESTED}",
+    "partly border": " – the border of the film counts, and lesions are not shown to",
+    "partly border, lesions not tested": f" – the border of the film counts; {NOT_TESTED}",
+    "partly site": " – the border of the film counts, which tells hospitals apart, and lesions are not shown to",
+    "partly site, lesions not tested": " – the border of the film counts, which tells hospitals apart; " + NOT_TESTED,
     "border": " – half or more is told of the border alone and lesions are not shown to count: this points to how, "
-    "where or of whom films are made, not to the disease",
+    "where or of whom films are made, more than to the disease",
+    "border, lesions not tested": f" – half or more is told of the border alone; {NOT_TESTED}",
     "site": " – half or more is told of the border alone, which tells hospitals apart, and lesions are not shown to "
-    "count: this points to the hospital, not to the disease",
-    "not known": " – too few films, or nothing told apart",
+    "count: this points to the hospital more than to the disease",
+    "site, lesions not tested": " – half or more is told of the border alone, which tells hospitals apart; "
+    + NOT_TESTED,
+    "not known": " – too few films, or nothing shown to be told apart",
 }
 Record = Mapping[str, Any]
 
@@ -135,8 +142,9 @@ def _rows(run: RunDirectory, results: Results, arms: list[str]) -> Iterator[Row]
                 against = [in_words(results.difference(arm, site.name, finding)) for arm in arms]
                 controls = _controls(run, site.name, finding, pointing)
                 doubts = _doubts(run, site.name, finding)
-                found, verdict = _found(pointing, controls, doubts), verdicts.get((site.name, finding), "")
-                yield Row(site.name, finding, precision, auroc, against, pointing, controls, doubts, found, verdict)
+                found, verdict = _found(pointing, controls, doubts), verdicts.get((site.name, finding))
+                word = "" if verdict is None else verdict.word
+                yield Row(site.name, finding, precision, auroc, against, pointing, controls, doubts, found, word)
 
 
 def _controls(run: RunDirectory, site: str, finding: str, pointing: Figure) -> dict[str, float]:
@@ -237,11 +245,17 @@ def _limits(rows: list[Row]) -> list[str]:
     """Return what forbids a plain yes: ranked the wrong way round, told by the border, maps that fail a check."""
     found = {row.finding for row in rows if _is_found(row)}
     below = [f"{_place(row)} ({_figure(row.auroc)})" for row in rows if _below(row)]
-    blind = [f"{_place(row)} ({row.verdict})" for row in rows if row.finding in found and row.verdict in NOT_LESIONS]
+    blind = [f"{_place(row)} ({row.verdict})" for row in rows if row.finding in found and _by_border(row)]
     doubted = [f"{_place(row)}, {' and '.join(row.likeness)}" for row in rows if row.found == IN_DOUBT]
     said = [f"Below 0.5: {'; '.join(below)}."] if below else []
     said += [f"Found, but in doubt: {'; '.join(doubted)}."] if doubted else []
-    return [*said, f"Judged to look at the border of the film, not at lesions: {'; '.join(blind)}."] if blind else said
+    if blind:
+        said.append(f"Told at least in part by the border of the film, lesions not shown to count: {'; '.join(blind)}.")
+    return said
+
+
+def _by_border(row: Row) -> bool:
+    return row.verdict.startswith(("partly", "border", "site"))
 
 
 def _both(rows: list[Row], finding: str) -> str:
@@ -394,8 +408,8 @@ def _beaten(record: Record) -> str:
     return f"{BOX_FIGURES[record['metric']]} {value} against {score(controls[best])} ({best})"
 
 
-def _judged(run: RunDirectory) -> dict[tuple[str, str], str]:
-    """Return (site, finding) → the word of the tests of disease or site; empty where they were not made."""
+def _judged(run: RunDirectory) -> dict[tuple[str, str], Verdict]:
+    """Return (site, finding) → the verdict of the tests of disease or site; empty where they were not made."""
     if run.evaluation is None or not run.evaluation.get("erased"):
         return {}
     tests: dict[tuple[str, str], dict[str, Record]] = {}
@@ -403,15 +417,16 @@ def _judged(run: RunDirectory) -> dict[tuple[str, str], str]:
         for record in run.evaluation[name]:
             if record["arm"] == FEDERATED:
                 tests.setdefault((record["site"], record["finding"]), {})[name] = record
-    return {place: judge(found.get("lesions"), found.get("borders")).word for place, found in tests.items()}
+    return {place: judge(found.get("lesions"), found.get("borders")) for place, found in tests.items()}
 
 
 def _verdicts(run: RunDirectory) -> list[str]:
     verdicts: dict[str, list[str]] = {}
-    for (site, finding), word in _judged(run).items():
-        verdicts.setdefault(word, []).append(f"{finding_name(finding)} at {site}")
+    for (site, finding), verdict in _judged(run).items():
+        share = f" ({verdict.share} by the border alone)" if verdict.share else ""
+        verdicts.setdefault(verdict.word, []).append(f"{finding_name(finding)} at {site}{share}")
     return [
-        f"{word[:1].upper()}{word[1:]}: {'; '.join(places)}{MEANING.get(word, '')}."
+        f"{word[:1].upper()}{word[1:]}: {'; '.join(places)}{MEANING[word]}."
         for word, places in sorted(verdicts.items(), key=lambda item: [*MEANING].index(item[0]))
     ]
 

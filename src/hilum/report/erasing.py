@@ -15,10 +15,14 @@ MOST = 0.5
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a model looks at for one finding at one site: ``word`` in short, and the ``reasons``."""
+    """What a model looks at for one finding at one site: ``word`` in short, and the ``reasons``.
+
+    ``share``: how much of what is told the border alone tells, with its range; "" where it is not shown to tell any.
+    """
 
     word: str
     reasons: list[str]
+    share: str = ""
 
     @property
     def text(self) -> str:
@@ -30,29 +34,30 @@ def judge(lesions: Record | None, border: Record | None) -> Verdict:
     """Return the verdict of both tests; None where one could not be made.
 
     Lesions count where the interval of the difference lies above 0. The border counts where the interval of its AUROC
-    lies above 0.5, or below it (inverted: what is told is told the wrong way round), and most of all where it is at
-    least half as far from 0.5 as that of whole films; it tells the site where the negatives are those of other sites.
+    lies above 0.5, or below it (inverted: what is told is told the wrong way round); partly, unless the end of that
+    interval nearest to 0.5 is at least half as far from it as the AUROC of whole films. It tells the site where the
+    negatives are those of other sites.
     """
     looks, why = _looks(lesions)
-    share, also = _remains(border)
-    reasons = [reason for reason in (why, also) if reason]
-    outside = "site" if border is not None and border["negatives_of"] == "others" else "border"
-    if share is not None and share >= MOST:
-        return Verdict(f"disease and {outside}" if looks else outside, reasons)
+    told, share, also = _remains(border)
     if looks:
-        return Verdict(f"disease, partly {outside}" if share else "disease", reasons)
-    if share is None:
-        return Verdict("not known", reasons)
-    return Verdict("open" if share or lesions is not None else "not the border", reasons)
+        joint = ", " if told and told.startswith("partly") else " and "
+        word = f"disease{joint}{told}" if told else "disease"
+    elif told is None:
+        word = "not known"
+    else:
+        word = (told or "open") + (", lesions not tested" if looks is None else "")
+    return Verdict(word, [why, also], share)
 
 
-def _looks(record: Record | None) -> tuple[bool, str]:
+def _looks(record: Record | None) -> tuple[bool | None, str]:
+    """Say whether lesions are shown to count; None where no boxes, or too few, tell."""
     if record is None:
-        return False, "no boxes"
+        return None, "no boxes"
     if record["n"] < FEWEST:
-        return False, f"boxes on only {plural(record['n'], 'film')}"
+        return None, f"boxes on only {plural(record['n'], 'film')}"
     if record["low"] is None:
-        return False, "boxes of too few patients"
+        return None, "boxes of too few patients"
     if record["low"] > 0:
         return True, "it loses more without the lesions than without as much elsewhere"
     if record["high"] < 0:
@@ -60,17 +65,26 @@ def _looks(record: Record | None) -> tuple[bool, str]:
     return False, "not shown to lose more without the lesions than without as much elsewhere"
 
 
-def _remains(record: Record | None) -> tuple[float | None, str]:
-    """Return the share of what is told apart that is still told without the lungs; None where that is not known."""
+def _remains(record: Record | None) -> tuple[str | None, str, str]:
+    """Return what the border tells ("" where it is not shown to, None where not known), its share and the reason."""
     if record is None:
-        return None, "no films to tell it from"
+        return None, "", "no films to tell it from"
     if record["low"] is None or record["whole_low"] is None:
-        return None, "too few patients of a class"
+        return None, "", "too few patients of a class"
     if record["whole_low"] <= 0.5 <= record["whole_high"]:
-        return None, "it tells nothing apart"
-    across = ", ranked across sites" if record["negatives_of"] == "others" else ""
+        return None, "", "it is not shown to tell anything apart"
+    others = record["negatives_of"] == "others"
+    across = ", ranked across sites" if others else ""
     if record["low"] <= 0.5 <= record["high"]:
-        return 0.0, f"the border alone is not shown to tell anything{across}"
-    share = abs(record["value"] - 0.5) / abs(record["whole"] - 0.5)
+        return "", "", f"the border alone is not shown to tell anything{across}"
+    whole = abs(record["whole"] - 0.5)
+    value, low, high = (abs(record[name] - 0.5) / whole for name in ("value", "low", "high"))
+    low, high = min(low, high), max(low, high)
+    told = ("" if low >= MOST else "partly ") + ("site" if others else "border")
+    share = f"{_percent(value)} % [{_percent(low)}, {_percent(high)}]"
     how = ", inverted" if record["high"] < 0.5 else ""
-    return share, f"{round(100 * min(share, 1))} % of what it tells is told by the border alone{how}{across}"
+    return told, share, f"{share} of what it tells is told by the border alone{how}{across}"
+
+
+def _percent(share: float) -> int:
+    return round(100 * min(share, 1))

@@ -265,7 +265,9 @@ def _erased(content: Record) -> Table:
         "the outer tenth of each side is left, against negatives of the site, or of the other sites (*) where it has "
         "those of too few patients: scores are then ranked across sites, each under the statistics and head rows of "
         "its site. An AUROC wholly below 0.5 tells as much, inverted. What is told there is told by who made the "
-        "film, how and of whom, and hardly by the lungs.",
+        "film, how and of whom, unless the film is tightly cropped: its border then holds some lung. The share, with "
+        "its range, is how far the AUROC of the border, and the ends of its interval, are from 0.5, as a part of how "
+        "far that of whole films is; it counts partly unless its lower end is half or more.",
         [
             "site",
             "finding",
