@@ -63,6 +63,10 @@ def test_differences_are_better_worse_or_equal_within() -> None:
     assert in_words(Figure(-0.05, -0.08, -0.02)).startswith("worse (−0.050")
     assert in_words(Figure(0.01, -0.01, 0.03)).startswith("equal within ±0.030")
     assert in_words(Figure(0.01)).startswith("too few to tell")
+    assert in_words(Figure(0.05, 0.02, 0.08)).endswith("+0.080], not corrected)")
+    assert in_words(Figure(0.05, 0.02, 0.08), 0.049).startswith("better (+0.050")
+    assert in_words(Figure(-0.05, -0.08, -0.02), 0.05).startswith("no difference shown (−0.050")
+    assert in_words(Figure(0.01, -0.01, 0.03), 0.01).startswith("equal within ±0.030")
     assert in_words(Figure(reason="no label")) == "no label"
 
 
@@ -71,7 +75,47 @@ def test_every_arm_is_compared_site_by_site(tmp_path: Path) -> None:
     for k, (metric, gap, within) in enumerate((("average precision", "0.032", "0.100"), ("AUROC", "0.016", "0.050"))):
         assert evidence["Federated against pooled"][k].startswith(f"Macro {metric} by site: north worse (−{gap}")
         assert f"north equal within ±{within}" in evidence["Federated against local"][k]
-    assert any(s.startswith("Single findings worse in AUROC:") for s in evidence["Federated against pooled"])
+    start = "Single findings worse in AUROC, not corrected for the number of comparisons: "
+    assert any(s.startswith(start) for s in evidence["Federated against pooled"])
+    assert "north worse (−0.016 [−0.030, −0.003], not corrected)" in evidence["Federated against pooled"][1]
+
+
+def with_p(run: Path, p: float) -> None:
+    """Give every difference between the arms the corrected p of an evaluation."""
+    compared = json.loads((run / "metrics.json").read_text())["comparisons"]
+    keys = {(r["against"], r["site"], r["finding"], r["metric"]) for r in compared}
+    names = ("against", "site", "finding", "metric")
+
+    def corrected(content: dict[str, Any]) -> None:
+        kept = [r for r in content["comparisons"] if r["metric"] not in ("auroc", "average_precision")]
+        tested = [dict(zip(names, key, strict=True), arm="federated", p=p / 2, p_holm=p) for key in sorted(keys)]
+        empty = {"n": 34, "value": None, "low": None, "high": None, "tests": len(tested)}
+        content["comparisons"] = [r | {"p_holm": p} for r in kept] + [empty | r for r in tested]
+
+    change(run, "evaluation.json", corrected)
+
+
+def test_an_arm_is_better_or_worse_only_where_the_corrected_p_says_so(tmp_path: Path) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+    with_p(run, 0.02)
+    found = answer_of(run)
+    said = dict(found.evidence)["Federated against pooled"]
+    (worse,) = (s for s in said if s.startswith("Single findings"))
+    assert worse.startswith("Single findings worse in AUROC: Pneumonia at north (−0.016, p 0.020 corrected)")
+    assert "p 0.020 corrected)" in said[0]
+    assert "not corrected" not in text(found)
+    with_p(run, 0.11)
+    found = answer_of(run)
+    said = dict(found.evidence)["Federated against pooled"]
+    assert not any(s.startswith("Single findings") for s in said)
+    assert "north no difference shown (−0.016 [−0.030, −0.003], p 0.110 corrected)" in said[1]
+    assert any("no difference shown" in cell for row in found.rows for cell in row.against)
+    maps = [s for s in dict(found.evidence)["Localization"] if s.startswith("Maps against")]
+    none = "no difference shown for 2 of 2 pairs of finding and site"
+    assert maps == [
+        f"Maps against those of {arm}, on the same images: pointing game {none}. IoU {none}."
+        for arm in ("local", "pooled")
+    ]
 
 
 def test_says_what_is_missing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -23,6 +24,8 @@ OTHERS = {
 POINTING = "pointing_game"
 BOX_FIGURES = {POINTING: "pointing game", "iou": "IoU", "ap@0.3": "AP@0.3", "rodeo": "RoDeO"}
 FOUND, IN_DOUBT, MISSED = "found", "found, but in doubt", "not above the controls"
+BETTER, WORSE, EQUAL, NOT_SHOWN = "better", "worse", "equal", "no difference shown"
+SIGNIFICANT = 0.05
 DECIDED = (FOUND, IN_DOUBT, MISSED)
 LIKENESS = {"shuffled": "those of shuffled weights", "other_findings": "those of other findings"}
 MEANING_OF_LIKENESS = {
@@ -114,32 +117,56 @@ def answer(run: RunDirectory, results: Results) -> Answer | None:
     )
 
 
-def in_words(figure: Figure) -> str:
+def in_words(figure: Figure, p: float | None = None) -> str:
     """Return a difference as better, worse or equal within the wider end of its interval.
+
+    ``p`` is corrected for the number of comparisons: from 0.05 on no difference is shown, whatever the interval.
 
     >>> in_words(Figure(0.01, -0.02, 0.03))
     'equal within ±0.030 (+0.010 [−0.020, +0.030])'
+    >>> in_words(Figure(0.03, 0.01, 0.05), 0.2)
+    'no difference shown (+0.030 [+0.010, +0.050], p 0.200 corrected)'
     """
     if figure.value is None:
         return figure.reason or "not computed"
     text = difference(figure.value, figure.low, figure.high)
     if figure.low is None or figure.high is None:
         return f"too few to tell ({text})"
-    if figure.low > 0:
-        return f"better ({text})"
-    if figure.high < 0:
-        return f"worse ({text})"
-    return f"equal within ±{max(-figure.low, figure.high):.3f} ({text})"
+    word = _word(figure.low, figure.high, p)
+    if word == EQUAL:
+        return f"equal within ±{max(-figure.low, figure.high):.3f} ({text})"
+    return f"{word} ({text}, {'not corrected' if p is None else f'p {p_value(p)} corrected'})"
+
+
+def _word(low: float, high: float, p: float | None) -> str:
+    if low <= 0 <= high:
+        return EQUAL
+    if p is not None and p >= SIGNIFICANT:
+        return NOT_SHOWN
+    return BETTER if low > 0 else WORSE
+
+
+def _corrected(run: RunDirectory) -> dict[tuple[str, ...], float]:
+    """Return (arm, site, finding, metric) → p of the difference to the arm, corrected for the number of comparisons."""
+    records = run.evaluation["comparisons"] if run.evaluation is not None else []
+    return {
+        (r["against"], r["site"], r["finding"], r["metric"]): r["p_holm"]
+        for r in records
+        if r["arm"] == FEDERATED and r["p_holm"] is not None
+    }
 
 
 def _rows(run: RunDirectory, results: Results, arms: list[str]) -> Iterator[Row]:
-    verdicts = _judged(run)
+    verdicts, p = _judged(run), _corrected(run)
     for site in run.sites:
         for finding in run.run.findings:
             precision, auroc = (results.of_arm(FEDERATED, site, finding, metric) for metric in METRICS)
             pointing = results.of_arm(FEDERATED, site, finding, POINTING)
             if auroc.value is not None or pointing.value is not None:
-                against = [in_words(results.difference(arm, site.name, finding)) for arm in arms]
+                against = [
+                    in_words(results.difference(arm, site.name, finding), p.get((arm, site.name, finding, "auroc")))
+                    for arm in arms
+                ]
                 controls = _controls(run, site.name, finding, pointing)
                 doubts = _doubts(run, site.name, finding)
                 found, verdict = _found(pointing, controls, doubts), verdicts.get((site.name, finding))
@@ -284,10 +311,13 @@ def _classified(rows: list[Row]) -> list[str]:
 
 def _compared(run: RunDirectory, results: Results, arm: str) -> list[str]:
     sites = [s for s in run.sites if arm != "local" or not s.outside]
+    p = _corrected(run)
     said, absent = [], []
     for metric, name in METRICS.items():
         macros = [(s, results.difference(arm, s.name, MACRO, metric)) for s in sites]
-        known = [f"{s.name} {in_words(f)}" for s, f in macros if f.value is not None]
+        known = [
+            f"{s.name} {in_words(f, p.get((arm, s.name, MACRO, metric)))}" for s, f in macros if f.value is not None
+        ]
         if known:
             said.append(f"Macro {name} by site: {'; '.join(known)}.")
             absent = [s.name for s, f in macros if f.value is None]
@@ -295,22 +325,29 @@ def _compared(run: RunDirectory, results: Results, arm: str) -> list[str]:
         said.append("No site has a macro figure under both arms.")
     if absent:
         said.append(f"No such figure at {listing(absent)}.")
-    singles = [
-        (
-            in_words(figure).split(" (")[0].split(" within")[0],
-            f"{finding_name(f)} at {s.name} ({difference(figure.value)})",
-        )
-        for f in run.run.findings
-        for s in sites
-        if (figure := results.difference(arm, s.name, f)).low is not None
-    ]
-    for word in ("better", "worse"):
-        which = [text for found, text in singles if found == word]
-        if which:
-            said.append(f"Single findings {word} in AUROC: {'; '.join(which)}.")
-    equal = sum(word == "equal" for word, _ in singles)
-    if equal:
-        said.append(f"For {equal} of {plural(len(singles), 'pair')} of finding and site no difference is shown.")
+    return said + _singles(run, results, arm, [s.name for s in sites])
+
+
+def _singles(run: RunDirectory, results: Results, arm: str, sites: list[str]) -> list[str]:
+    p = _corrected(run)
+    shown: dict[str, list[str]] = {}
+    rest = 0
+    for finding, site in product(run.run.findings, sites):
+        figure, own = results.difference(arm, site, finding), p.get((arm, site, finding, "auroc"))
+        if figure.low is None or figure.high is None:
+            continue
+        word = _word(figure.low, figure.high, own)
+        if word in (BETTER, WORSE):
+            how = ", not corrected for the number of comparisons" if own is None else ""
+            beside = "" if own is None else f", p {p_value(own)} corrected"
+            text = f"{finding_name(finding)} at {site} ({difference(figure.value)}{beside})"
+            shown.setdefault(f"{word} in AUROC{how}", []).append(text)
+        else:
+            rest += 1
+    said = [f"Single findings {kind}: {'; '.join(shown[kind])}." for kind in sorted(shown)]
+    if rest:
+        pairs = plural(rest + sum(map(len, shown.values())), "pair")
+        said.append(f"For {rest} of {pairs} of finding and site no difference is shown.")
     return said
 
 
@@ -349,13 +386,13 @@ def _maps_against(run: RunDirectory, arm: str) -> str:
             and r["finding"] != MACRO
             and None not in (r["p"], r["low"])
         ]
-        better, worse = ([r for r in known if r["low"] > 0], [r for r in known if r["high"] < 0])
+        found = [(_word(r["low"], r["high"], r["p_holm"]), r) for r in known]
         words = [
-            f"{word} for {'; '.join(map(_map_difference, which))}"
-            for word, which in (("better", better), ("worse", worse))
-            if which
+            f"{word} for {'; '.join(_map_difference(r) for w, r in found if w == word)}"
+            for word in (BETTER, WORSE)
+            if any(w == word for w, _ in found)
         ]
-        rest = len(known) - len(better) - len(worse)
+        rest = sum(word not in (BETTER, WORSE) for word, _ in found)
         if rest:
             words.append(f"no difference shown for {rest} of {plural(len(known), 'pair')} of finding and site")
         if words:
@@ -498,7 +535,10 @@ def _missing(run: RunDirectory, rows: list[Row]) -> list[str]:
     if not any(site.outside for site in run.sites):
         said.append("No outside site: this run does not say how the model does at a hospital that it never met.")
     if run.evaluation is None:
-        said.append("Not evaluated: 'hilum evaluate' adds the tail, more controls, and the tests of disease or site.")
+        said.append(
+            "Not evaluated: 'hilum evaluate' adds the tail, more controls, p values corrected for the number of "
+            "comparisons, and the tests of disease or site."
+        )
     elif not run.evaluation.get("erased"):
         said.append("No films with erased parts: whether the disease was learnt or the site is not tested.")
     return said
