@@ -94,8 +94,7 @@ def test_only_those_who_train_move_the_model(tmp_path: Path) -> None:
     alone, _ = loop(tmp_path / "alone", RoundsPlan(1), sites=(site,))
     for tensor in GROUPS:
         assert torch.equal(server.state[tensor], alone.state[tensor])
-    assert {visit["sites"][0] for visit in records[0]["visits"]} == {name}
-    assert set(records[0]["visits"][0]["validation_loss"]) == set("abc")
+    assert "visits" not in records[0]  # drawn alone is no turn
 
 
 def test_a_site_joins_late_and_another_leaves(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def writes_both(predictions: Path) -> str:
 def read_maps(path: Path, advice: str) -> dict[str, NDArray[Any]]:
     """Return ``image_id`` (n,), ``findings`` (C,) and ``maps`` (n, C, H, W) of a file; raises ``RunError``."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in ("image_id", "findings", "maps")}
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError):
         raise RunError(f"Expected maps in {path}; the file is absent or damaged. {advice}") from None
