@@ -456,10 +456,10 @@ def test_a_damaged_file_is_named(
     spoil(other / file)
     outcome = hospitals.hilum("evaluate", other)
     assert outcome.status == 1
-    assert str(other / file) in outcome.err
-    assert found in outcome.err
-    assert advice in outcome.err
-    assert outcome.err.count("\n") == 1
+    told = outcome.err.splitlines()[-1]
+    for part in (str(other / file), found, advice):
+        assert part in told
+    assert "Traceback" not in outcome.err
     assert "north00" not in outcome.err
 
 

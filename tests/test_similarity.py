@@ -109,7 +109,9 @@ def test_the_command_compares_files_of_weights(tiny_run: Path, tmp_path: Path) -
     final = tiny_run / "models/seed_0/pooled/pooled/model.safetensors"
     state = load_state(final)
     save_state(donor, {**state, "head.weight": torch.zeros(9, 8, 1, 1)})
-    save_state(other, copy_state(build_model({"name": "cbr", "widths": (4, 8), "output_stride": 4}, {"name": "max"}, 2, 0)))
+    save_state(
+        other, copy_state(build_model({"name": "cbr", "widths": (4, 8), "output_stride": 4}, {"name": "max"}, 2, 0))
+    )
     text.write_text("no weights")
     last = tiny_run / "rounds/seed_0/pooled/pooled/round_0002/server.safetensors"
     before = last.parents[1] / "round_0001/server.safetensors"
