@@ -87,7 +87,7 @@ def test_first_screen_repeats_metrics(run: RunDirectory) -> None:
             assert isclose(mean.value or 0, float(np.mean([v for v in values if v is not None])))
     assert [s.split(",")[0] for s in summary.results[:2]] == ["Macro average precision", "Macro AUROC"]
     (pooled,) = [s for s in summary.results if s.startswith("Federated minus pooled")]
-    assert pooled.partition("patients: ")[2].startswith("average precision −0.032 [")
+    assert pooled.partition("number: ")[2].startswith("average precision −0.032 [")
     assert ", AUROC −0.016 [" in pooled
     assert pooled.count("(worse)") == 2
     assert any("above both controls" in s for s in summary.results)
@@ -108,7 +108,7 @@ def test_verdict_follows_the_interval(run: RunDirectory, low: float, high: float
 def test_an_older_run_without_differences_of_average_precision_is_summarised(run: RunDirectory) -> None:
     changed = replace(run, comparisons=[c for c in run.comparisons if c.metric == "auroc"])
     summary = summarise(changed, Results(changed))
-    assert any("patients: AUROC −0.016" in s for s in summary.results)
+    assert any("corrected for their number: AUROC −0.016" in s for s in summary.results)
     assert summary.rows[0].against["average_precision"].reason == "not computed at every site"
 
 

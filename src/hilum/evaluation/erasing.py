@@ -1,4 +1,4 @@
-"""Disease or site: what a score loses with the lesions, and what it still tells of a film without its lungs."""
+"""Disease or site: what a score loses with the lesions, and what it still tells of a film without its middle."""
 
 from __future__ import annotations
 

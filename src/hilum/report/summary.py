@@ -133,7 +133,8 @@ def _scores(run: RunDirectory, rows: list[Headline], shared: list[SiteFacts]) ->
     for row in named:
         parts = [f"{METRICS[m]} {_verdict(d)}" for m, d in row.against.items() if d.value is not None]
         if parts:
-            sentences.append(f"Federated minus {row.arm}, on the same patients: {', '.join(parts)}.")
+            how = "on the same patients, not corrected for their number"
+            sentences.append(f"Federated minus {row.arm}, {how}: {', '.join(parts)}.")
     return sentences + _against_further([r for r in rows if r.arm not in NAMED_ARMS])
 
 
