@@ -14,7 +14,7 @@ from hilum.report.erasing import Verdict, judge
 from hilum.report.evaluation import ALIKE, COMPARED_MAPS, CONTROLS, finding_name, p_value
 from hilum.report.numbers import count, difference, listing, plural, score
 from hilum.report.read import MACRO, RunDirectory
-from hilum.report.results import METRICS, Figure, Results, mean_over
+from hilum.report.results import METRICS, Figure, Results, above_controls, mean_over
 
 FEDERATED = "federated"
 OTHERS = {
@@ -200,18 +200,9 @@ def _found(pointing: Figure, controls: Mapping[str, float], doubts: Mapping[str,
         return "too few boxes"
     if not controls:
         return "no controls"
-    if not _above(pointing.low, pointing.excess_low, controls):
+    if not above_controls(pointing.low, pointing.excess_low, controls):
         return MISSED
     return IN_DOUBT if doubts else FOUND
-
-
-def _above(low: float, excess_low: float | None, controls: Mapping[str, float]) -> bool:
-    """Return whether a figure is above its controls: on the same images where ``excess_low`` tells, else its interval.
-
-    Maps of shuffled weights are no part of ``excess_low``.
-    """
-    apart = [value for name, value in controls.items() if name == "shuffled" or excess_low is None]
-    return (excess_low is None or excess_low > 0) and low > max(apart, default=-1.0)
 
 
 def _is_found(row: Row) -> bool:
@@ -436,13 +427,12 @@ def _beaten(record: Record) -> str:
     """Say which control a figure is not shown to be above; "" for none."""
     if record["value"] is None or record["low"] is None:
         return ""
-    controls = {CONTROLS[name]: record[name] for name in CONTROLS if record.get(name) is not None}
-    best = max(controls, key=lambda name: float(controls[name]), default=None)
-    levels = {name: record[name] for name in CONTROLS if record.get(name) is not None}
-    if best is None or _above(record["low"], record.get("excess_low"), levels):
+    controls = {name: float(record[name]) for name in CONTROLS if record.get(name) is not None}
+    best = max(controls, key=lambda name: controls[name], default=None)
+    if best is None or above_controls(record["low"], record.get("excess_low"), controls):
         return ""
     value = score(record["value"], record["low"], record["high"])
-    return f"{BOX_FIGURES[record['metric']]} {value} against {score(controls[best])} ({best})"
+    return f"{BOX_FIGURES[record['metric']]} {value} against {score(controls[best])} ({CONTROLS[best]})"
 
 
 def _judged(run: RunDirectory) -> dict[tuple[str, str], Verdict]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 
@@ -34,12 +34,14 @@ class Figure:
     controls: tuple[float | None, float | None] = (None, None)
     excess_low: float | None = None
 
-    @property
-    def above_controls(self) -> bool:
-        """Whether the value is above the highest of its blind controls, on the same images, with its interval."""
-        if self.excess_low is not None:
-            return self.excess_low > 0
-        return self.low is not None and all(self.low > c for c in self.controls if c is not None)
+
+def above_controls(low: float, excess_low: float | None, controls: Mapping[str, float]) -> bool:
+    """Return whether a figure is above its controls: on the same images where ``excess_low`` tells, else its interval.
+
+    Maps of shuffled weights are no part of ``excess_low``.
+    """
+    apart = [value for name, value in controls.items() if name == "shuffled" or excess_low is None]
+    return (excess_low is None or excess_low > 0) and low > max(apart, default=-1.0)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import yaml
 from hilum.report.cohorts import label_spaces, one_class_sites
 from hilum.report.numbers import count, difference, listing, plural, score
 from hilum.report.read import MACRO, RunDirectory, SiteFacts
-from hilum.report.results import METRICS, Figure, Results, mean_over
+from hilum.report.results import METRICS, Figure, Results, above_controls, mean_over
 
 POINTING = "pointing_game"
 FEW_POSITIVES = 20
@@ -189,10 +189,12 @@ def _localized(run: RunDirectory, boxed: list[SiteFacts], best: dict[str, Figure
         return ["No test image has a true box with a heat map, so localization could not be measured."]
     parts = []
     for site, figure in known:
-        controls = [c for c in figure.controls if c is not None]
+        names = ("random_map", "centre_prior")
+        controls = {name: c for name, c in zip(names, figure.controls, strict=True) if c is not None}
         verdict = ""
         if controls and figure.low is not None:
-            verdict = f", {'' if figure.above_controls else 'not shown to be '}above both controls"
+            above = above_controls(figure.low, figure.excess_low, controls)
+            verdict = f", {'' if above else 'not shown to be '}above both controls"
         parts.append(
             f"{score(figure.value, figure.low, figure.high)} at {site.name} "
             f"(n {count(figure.n)}; random map {score(figure.controls[0])}, "
