@@ -23,6 +23,7 @@ from hilum.evaluation.localization import (
     evaluate_localization,
     evaluate_per_image,
     evaluate_rodeo,
+    measure_controls,
     measure_findings,
     paired_localization,
 )
@@ -143,12 +144,12 @@ def test_figures_are_shares_and_flip_with_the_image(boxes, seed):
 def test_random_control_is_the_area_and_what_random_maps_reach():
     boxes = [[[0.25, 0.25, 0.5, 0.75], [0.25, 0.5, 0.75, 0.75]], QUARTER, []]
     control = random_map_control(boxes, (8, 8))
-    np.testing.assert_allclose(control["pointing_game"], [0.1875, 0.25, np.nan])
+    np.testing.assert_allclose(control["pointing_game"], [0.1875, 0.25])
     maps = random_maps(4000, (8, 8), np.random.default_rng(0))
     hits = [pointing_game(maps, [b] * 4000).mean() for b in boxes[:2]]
     energy = [box_energy(maps, [b] * 4000).mean() for b in boxes[:2]]
-    assert np.mean(hits) == pytest.approx(np.nanmean(control["pointing_game"]), abs=0.015)
-    assert np.mean(energy) == pytest.approx(np.nanmean(control["box_energy"]), abs=0.01)
+    assert np.mean(hits) == pytest.approx(np.mean(control["pointing_game"]), abs=0.015)
+    assert np.mean(energy) == pytest.approx(np.mean(control["box_energy"]), abs=0.01)
     np.testing.assert_array_equal(control["iou"], random_map_control(boxes, (8, 8))["iou"])
     assert (control["iou"] != random_map_control(boxes, (8, 8), seed=1)["iou"]).all()
 
@@ -159,7 +160,7 @@ def test_centre_prior_leaves_the_patient_out():
     np.testing.assert_allclose(prior[0], [[0, 0], [0, 0.5]])
     np.testing.assert_allclose(prior[2], [[2 / 3, 0], [0, 0]])
     prior = centre_prior_control([QUARTER, [], QUARTER, QUARTER], (4, 4), patients=["a", "a", "b", "c"])
-    np.testing.assert_array_equal(prior["iou"], [1, np.nan, 1, 1])
+    np.testing.assert_array_equal(prior["iou"], [1, 1, 1])
     alone = centre_prior_control([QUARTER, QUARTER], (4, 4), patients=["a", "a"])
     assert np.isnan(np.stack([*alone.values()])).all()
 
@@ -233,6 +234,22 @@ def test_seeds_findings_and_macro():
     assert table["Edema"]["iou"].value == pytest.approx(
         np.mean([np.nanmean(iou(m[:, 1], boxes["Edema"], 0.4)) for m in maps])
     )
+
+
+def test_models_of_other_findings_share_controls():
+    """A model that knows one finding has fewer images with boxes than the controls' first user."""
+    boxes = {"Mass": [QUARTER if k % 3 else [] for k in range(12)], "Edema": [[[0.4, 0.4, 0.9, 0.9]]] * 12}
+    maps = random_maps(24, (6, 6), np.random.default_rng(3)).reshape(12, 2, 6, 6)
+    controls = {f: measure_controls(b, np.arange(12), (6, 6)) for f, b in boxes.items()}
+    whole = evaluate_findings(maps, boxes, np.arange(12), resamples=50, controls=controls)["Mass"]
+    rows = [k for k in range(12) if k % 3]
+    fewer = {"Mass": [QUARTER] * len(rows)}
+    part = evaluate_findings(maps[rows, :1], fewer, np.array(rows), resamples=50, controls=controls)["Mass"]
+    for field in ("value", "random_map", "centre_prior"):
+        here, there = ([getattr(e, field) for e in one.values()] for one in (part, whole))
+        assert here == pytest.approx(there)
+    again = evaluate_findings(maps[rows, :1], fewer, np.array(rows), resamples=50)["Mass"]
+    assert [e.excess_low for e in again.values()] == pytest.approx([e.excess_low for e in part.values()], nan_ok=True)
 
 
 @pytest.mark.parametrize(

@@ -53,21 +53,20 @@ def random_map_control(
     *,
     seed: int = 0,
 ) -> dict[str, Floats]:
-    """Return what random maps reach on each image, (N,), NaN without boxes.
+    """Return what random maps reach on each of the n images with boxes, (n,).
 
     Pointing game and box energy are exact: a uniform point hits with the area of the union of the boxes, and
     that is the mean share of mass of maps that prefer no place. The others are means over 16 seeded
     ``random_maps`` an image.
     """
-    checked = check_boxes(boxes)
-    b = [box for box in checked if len(box)]
+    b = [box for box in check_boxes(boxes) if len(box)]
     rng = numpy_generator(seed, "random maps")
     covered = covers(b, shape)
     noise = (random_maps(len(b), shape, rng) for _ in range(DRAWS))
     draws = [measure(maps, b, threshold, accuracies, covered=covered) for maps in noise]
     values = {name: np.mean([draw[name] for draw in draws], axis=0) for name in draws[0]}
     area = covered.mean(axis=(1, 2))
-    return _of_images({**values, "pointing_game": area, "box_energy": area}, checked)
+    return {**values, "pointing_game": area, "box_energy": area}
 
 
 def centre_prior_control(
@@ -78,7 +77,7 @@ def centre_prior_control(
     *,
     patients: ArrayLike,
 ) -> dict[str, Floats]:
-    """Return what the average box map of the other patients reaches on each image, (N,), NaN without boxes.
+    """Return what the average box map of the other patients reaches on each of the n images with boxes, (n,).
 
     All are NaN where fewer than two patients have boxes.
     """
@@ -88,7 +87,7 @@ def centre_prior_control(
     alone = len(np.unique(who)) < 2
     maps = np.zeros((len(b), *shape)) if alone else average_box_prior(b, who, shape)
     values = measure(maps, b, threshold, accuracies)
-    return _of_images({name: np.full(len(b), np.nan) if alone else value for name, value in values.items()}, checked)
+    return {name: np.full(len(b), np.nan) if alone else value for name, value in values.items()}
 
 
 def gaussian_prior_control(
@@ -97,14 +96,6 @@ def gaussian_prior_control(
     threshold: Threshold = THRESHOLD,
     accuracies: Sequence[float] = ACCURACIES,
 ) -> dict[str, Floats]:
-    """Return what one Gaussian in the middle reaches on each image, (N,), NaN without boxes."""
-    maps = np.broadcast_to(gaussian_prior(shape), (len(boxes), *shape))
-    return measure(maps, boxes, threshold, accuracies)
-
-
-def _of_images(values: dict[str, Floats], boxes: Sequence[Floats]) -> dict[str, Floats]:
-    held = np.array([len(box) > 0 for box in boxes], dtype=bool)
-    spread = {name: np.full(len(boxes), np.nan) for name in values}
-    for name, value in values.items():
-        spread[name][held] = value
-    return spread
+    """Return what one Gaussian in the middle reaches on each of the n images with boxes, (n,)."""
+    b = [box for box in check_boxes(boxes) if len(box)]
+    return measure(np.broadcast_to(gaussian_prior(shape), (len(b), *shape)), b, threshold, accuracies)

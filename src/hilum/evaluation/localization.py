@@ -29,7 +29,7 @@ from hilum.evaluation.rodeo import RODEO_FIGURES, rodeo_counts
 from hilum.localization.components import Detections, Threshold
 
 Controls = tuple[Mapping[str, ArrayLike], ...]
-"""Of random maps, the average box of other patients, the middle: figure → of each image (N,), or their mean."""
+"""Of random maps, the average box of others, the middle: figure → of each image with boxes (n,), or their mean."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def evaluate_findings(
         f: known[f] if f in known else measure_controls(boxes[f], who, m.shape[3:], cuts[f], accuracies, seed)
         for f in boxes
     }
-    beyond = values - _highest(beside, names, len(who))
+    beyond = values - _highest(beside, names, boxes)
     sample = resample(lambda weights: _weighted_means(weights, values), who, resamples, seed)
     excess = resample(lambda weights: _weighted_means(weights, beyond), who, resamples, seed)
     return _tabulate(sample, names, np.asarray((~np.isnan(values)).any(axis=0)), who, beside, level, excess)
@@ -298,7 +298,7 @@ def measure_controls(
     accuracies: Sequence[float] = ACCURACIES,
     seed: int = 0,
 ) -> Controls:
-    """Return every figure of each image of random maps, of the average box of others, and of a central Gaussian."""
+    """Return every figure of each image with boxes: random maps, the average box of others, a central Gaussian."""
     grid = (boxes, shape, threshold, accuracies)
     return (
         random_map_control(*grid, seed=seed),
@@ -311,15 +311,16 @@ def _mean(control: Mapping[str, ArrayLike], name: str) -> float:
     return mean_known(np.atleast_1d(np.asarray(control.get(name, np.nan), dtype=np.float64)))
 
 
-def _highest(beside: Mapping[str, Controls], names: Sequence[str], count: int) -> Floats:
+def _highest(beside: Mapping[str, Controls], names: Sequence[str], boxes: Mapping[str, Boxes]) -> Floats:
     """Return of each image, figure and finding (N, K, C) what the control with the highest mean reaches."""
-    highest = np.full((count, len(names), len(beside)), np.nan)
+    held = np.array([[len(np.asarray(b)) > 0 for b in boxes[f]] for f in beside], dtype=bool)
+    highest = np.full((held.shape[1], len(names), len(beside)), np.nan)
     for c, three in enumerate(beside.values()):
         for k, name in enumerate(names):
             known = [control for control in three if not np.isnan(_mean(control, name))]
             means = [_mean(control, name) for control in known]
             if known and not name.startswith("false_boxes"):
-                highest[:, k, c] = known[int(np.argmax(means))][name]
+                highest[held[c], k, c] = known[int(np.argmax(means))][name]
     return highest
 
 
