@@ -17,6 +17,7 @@ from hilum.federation.memory import SiteMemory
 from hilum.federation.messages import NEVER, Lost, Moment, Reply, ServerState, Task
 from hilum.federation.rounds import AFTER_ALL_WAVES, Federation, RoundsPlan
 from hilum.federation.runtimes.in_process import InProcess, Presence
+from hilum.federation.secure_sum import SecureSum
 from hilum.federation.topology.star import Star
 from hilum.federation.worker import Worker
 from hilum.images.augmentation import Augmentation
@@ -112,6 +113,7 @@ class Hospitals:
     strategy: Any
     trainers: dict[str, LocalTrainer]
     folder: Path
+    secure: SecureSum | None = None
 
     @classmethod
     def of(cls, folder: Path, strategy: Any, *sites: FakeSite, **plan: Any) -> Hospitals:
@@ -120,7 +122,9 @@ class Hospitals:
     @property
     def workers(self) -> list[Worker]:
         none = Compression(getattr(self.strategy, "groups", {}))
-        return [Worker(t, SiteMemory(self.folder / n), self.strategy, none) for n, t in self.trainers.items()]
+        return [
+            Worker(t, SiteMemory(self.folder / n), self.strategy, none, self.secure) for n, t in self.trainers.items()
+        ]
 
     @property
     def runtime(self) -> InProcess:
@@ -178,7 +182,8 @@ class Hospitals:
     def federation(self, plan: RoundsPlan, topology: Star | None = None, **presence: Presence) -> Federation:
         """The round loop over these sites."""
         none = Compression(getattr(self.strategy, "groups", {}))
-        return Federation(self.strategy, topology or Star(), none, InProcess(self.workers, presence), plan)
+        runtime = InProcess(self.workers, presence)
+        return Federation(self.strategy, topology or Star(), none, runtime, plan, secure=self.secure)
 
 
 def _answered(reply: Reply | Lost) -> Reply:

@@ -30,9 +30,10 @@ images: {size: 32, cache: cache, workers: 1}
 model: {backbone: {name: residual, widths: [4, 6, 8]}}
 training: {rounds: 2, updates: 2, batch: 4, threads: 1, precision: float32, validate_every: 2}
 evaluation: {resamples: 100, gallery: 2}
-arms: [federated, scaffold]
+arms: [federated, scaffold, masked]
 federations:
   scaffold: {strategy: scaffold}
+  masked: {secure_sum: true, quorum: 1, participation: 1}
 """
 
 

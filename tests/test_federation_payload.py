@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hilum.errors import TrainingError
-from hilum.federation.messages import LabelCounts, Reply, Task
+from hilum.federation.messages import LabelCounts, Member, Reply, Task
 from hilum.federation.payload import Payload, reply_of, reply_payload, task_of, task_payload
 from hilum.models.site_heads import FeatureMoments
 from hilum.training.state import State
@@ -55,15 +55,18 @@ def assert_plain_fields_same(a: Task | Reply, b: Task | Reply) -> None:
             assert getattr(b, field.name) == value
             assert type(getattr(b, field.name)) is type(value)
         else:
-            assert field.name in ("state", "extra", "global_prior", "counts", "moments", "validation")
+            assert field.name in ("state", "extra", "global_prior", "counts", "moments", "validation", "cohort")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_task_comes_back_bit_identical(kind: str) -> None:
-    sent = Task(kind, 3, state(1), np.array([0.1, 1 / 3]), 2, 7, state(2), (2, 4), (1, 3))
+    cohort = {"north": Member("0a", 1 / 3, np.array([0.1, 2 / 3]), (2, 4)), "south": Member("1b", 2 / 3, np.zeros(2))}
+    sent = Task(kind, 3, state(1), np.array([0.1, 1 / 3]), 2, 7, state(2), (2, 4), (1, 3), cohort)
     back = task_of(task_payload(sent))
     assert_plain_fields_same(sent, back)
     assert back.global_prior.tobytes() == sent.global_prior.tobytes()
+    assert repr(back.cohort) == repr(sent.cohort)
+    assert all(back.cohort[name].rows.tobytes() == member.rows.tobytes() for name, member in cohort.items())
     assert same(sent.state, back.state)
     assert same(sent.extra, back.extra)
 
@@ -71,7 +74,9 @@ def test_a_task_comes_back_bit_identical(kind: str) -> None:
 @pytest.mark.parametrize("moments", [None, FeatureMoments(5, np.array([0.1, 0.2]), np.eye(2) / 3)])
 def test_a_reply_comes_back_bit_identical(moments: FeatureMoments | None) -> None:
     counts = LabelCounts(9, np.array([9, 4]), np.array([2, 0]))
-    sent = Reply("north", 3, state(1), counts, 1 / 3, 20, moments, {"north": 2 / 3, "a/b": float("nan")}, state(2))
+    sent = Reply(
+        "north", 3, state(1), counts, 1 / 3, 20, moments, {"north": 2 / 3, "a/b": float("nan")}, state(2), "0a1b"
+    )
     back = reply_of(reply_payload(sent))
     assert_plain_fields_same(sent, back)
     assert same(sent.state, back.state)

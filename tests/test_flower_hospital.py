@@ -17,15 +17,16 @@ pytest.importorskip("flwr")
 
 from flower_processes import SITES, write_study
 from hilum.errors import DataError, ImageError, RunError, StudyError, TrainingError
+from hilum.federation.audit import verified
 from hilum.federation.memory import SiteMemory
 from hilum.federation.messages import Task
 from hilum.federation.payload import EXTRA, STATE, reply_of, task_payload
 from hilum.federation.runtimes.flower_records import Envelope, Identity
+from hilum.study import approval as approvals
+from hilum.study.approval import approval, study_digest
 from hilum.study.arms import initial_model, memory_of, new_model
 from hilum.study.directory import ModelKey, RunDirectory
-from hilum.study.flower import approval as approvals
 from hilum.study.flower.app import DONOR, app_study, server_study, write_app, write_donor
-from hilum.study.flower.approval import approval, study_digest
 from hilum.study.flower.client import answer, told
 from hilum.study.flower.commands import LOOPBACK, Address
 from hilum.study.flower.folders import Layout
@@ -49,6 +50,7 @@ SAID = {  # of a reply: groups of the model's tensors, and what else it tells â†
     "updates": "the number of updates",
     "validation": "the loss on validation patients",
     "moments": "the mean and the second moment of the features",
+    "key": "a public key",
 }
 SECRETS = ("secret", ".png", "labels.csv", "/north", "images/")
 
@@ -194,7 +196,10 @@ def test_the_hash_of_the_source_tells_of_a_changed_file(tmp_path: Path, monkeypa
 def test_a_task_of_something_else_is_refused(identity: dict[str, str], word: str, folder: Path, tmp_path: Path) -> None:
     envelope = asked(folder, hospital(folder, tmp_path), **identity)
     assert word in envelope.lost
-    assert not (tmp_path / "memory").exists()
+    assert [path.name for path in (tmp_path / "memory").rglob("*")] == ["audit.jsonl"]
+    (entry,) = verified(tmp_path / "memory" / "audit.jsonl").entries
+    assert word in entry["outcome"]
+    assert "sha256" not in entry
 
 
 def test_images_that_do_not_meet_the_study_are_refused_without_a_word_of_them(

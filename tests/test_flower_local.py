@@ -69,8 +69,8 @@ def do(self, task):
         state[name] = state[name][:1]
     return replace(reply, state=state, round=1 if task.round == 3 else task.round)
 
-def of_another(study, file, asked):
-    envelope = honestly(study, file, asked)
+def of_another(study, file, asked, entry):
+    envelope = honestly(study, file, asked, entry)
     return replace(envelope, identity=replace(envelope.identity, study="other")) if asked.round == 4 else envelope
 
 Worker.do, client.do = do, of_another
@@ -141,7 +141,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_fedavg_and_scaffold_are_those_of_one_process_to_the_bit(folder: Path, tmp_path: Path) -> None:
+def test_fedavg_scaffold_and_a_secure_sum_are_those_of_one_process_to_the_bit(folder: Path, tmp_path: Path) -> None:
     said: list[str] = []
     run_local(load_study(folder / "study.yaml"), tmp_path / "run", echo=said.append)
     own, plain = ([{**r, "seconds": 0} for r in log_of(run)] for run in (tmp_path / "run", folder / "plain"))
@@ -149,6 +149,10 @@ def test_fedavg_and_scaffold_are_those_of_one_process_to_the_bit(folder: Path, t
     for kind in ("models", "predictions", "maps"):
         assert contents(tmp_path / "run" / kind) == contents(folder / "plain" / kind)
     assert any("waiting" in line and "north" in line for line in said)
+    logs = sorted((tmp_path / "run" / "federation" / "hospitals").glob("*/memory/audit.jsonl"))
+    outcome = hilum("federation", "audit", tmp_path / "run", *logs)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.count("replies that the server took are those that were sent") == 3
     assert any("s left" in line and "MiB" in line and "validation" in line for line in said)
 
 

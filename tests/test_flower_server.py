@@ -27,9 +27,9 @@ from hilum.federation.messages import Task
 from hilum.federation.payload import task_of
 from hilum.federation.runtimes.flower_records import TASK, opened
 from hilum.federation.strategies.fedavg import HEADS_OF
+from hilum.study.approval import approval
 from hilum.study.directory import RunDirectory
 from hilum.study.flower.app import app_study, write_app
-from hilum.study.flower.approval import approval
 from hilum.study.flower.client import answer
 from hilum.study.flower.handout import HAND_OUT, TAUGHT
 from hilum.study.flower.server import serve
@@ -38,7 +38,7 @@ from hilum.study.spec import Study, load_study
 from hilum.training.state import fingerprint, load_state
 from hospitals import hilum
 
-MODELS = ("seed_0/federated/federated", "seed_0/scaffold/scaffold")
+MODELS = ("seed_0/federated/federated", "seed_0/scaffold/scaffold", "seed_0/masked/masked")
 Spoil = Callable[[str, RecordDict], RecordDict]
 
 
@@ -59,9 +59,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def between(folder: Path, here: Path, spoil: Spoil = lambda site, records: records, **federation: Any) -> FakeGrid:
+def between(
+    folder: Path,
+    here: Path,
+    spoil: Spoil = lambda site, records: records,
+    arms: str = "[federated, scaffold, masked]",
+    **federation: Any,
+) -> FakeGrid:
     """Serve the study of ``folder``; folders of the hospitals, and the server's run, are in ``here``."""
-    study = load_study(folder / "study.yaml", [f"federation.{k}={v}" for k, v in federation.items()])
+    study = load_study(folder / "study.yaml", [f"arms={arms}", *(f"federation.{k}={v}" for k, v in federation.items())])
     shared = app_study(study, SITES, "float32", 1)
     write_app(here / "app", shared, {})
     grid = FakeGrid({k: FakeNode(site, at(site, folder, here, shared, spoil)) for k, site in enumerate(SITES)}, Time())
@@ -219,7 +225,7 @@ def test_the_run_stops_where_a_hospital_has_not_taken_the_weights_and_goes_on(fo
 
 
 def test_within_the_quorum_a_hospital_without_the_weights_is_said(folder: Path, tmp_path: Path) -> None:
-    between(folder, tmp_path, losing("south", "hand out"), quorum=0.6)
+    between(folder, tmp_path, losing("south", "hand out"), "[federated, scaffold]", quorum=0.6)
     without = json.loads((tmp_path / "run" / "federation.json").read_text())["without"]
     assert [list(lost) for lost in without.values()] == [["south"], ["south"]]
     assert "Expected a message of hilum" in without[MODELS[0]]["south"]

@@ -59,7 +59,7 @@ def test_simulated_nodes_train_the_weights_of_hilum_study(federation: LocalFeder
         pytest.fail(f"{error} {link.log.read_text()}")
     finally:
         link.stop()
-    for arm in ("federated", "scaffold"):
+    for arm in ("federated", "scaffold", "masked"):
         own, plain = (
             load_state(tmp_path / run / "models" / "seed_0" / arm / arm / "model.safetensors")
             for run in ("run", "plain")

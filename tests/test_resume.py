@@ -18,6 +18,7 @@ import pytest
 import hospitals
 from hilum.errors import RunError
 from hilum.federation import aggregation
+from hilum.federation.audit import verified
 from hilum.study import arms, run, spec
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.hospitals import load_sites, training_sites
@@ -190,10 +191,11 @@ def test_every_file_of_a_training_may_be_the_last(
 
     def train(root: Path) -> dict[str, Any]:
         arms.train_model(study, key, sites, RunDirectory(root), "float32", Watch(root, 1, study.training.rounds))
-        changing = ("metrics.jsonl", "progress.json")
+        changing = ("metrics.jsonl", "audit.jsonl", "progress.json")
         files = [path for path in root.rglob("[!.]*") if path.is_file() and path.name not in changing]
         log = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
         rounds = [(line["round"], line["train_loss"], line["validation_loss"]) for line in log]
+        verified(root / "audit.jsonl")
         return {"log": rounds, **{str(path.relative_to(root)): path.read_bytes() for path in files}}
 
     root, died = tmp_path / "whole", []

@@ -79,7 +79,12 @@ def test_every_file_is_documented_and_every_documented_file_is_there(tiny_run: P
     files = [path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file()]
     assert [file for file in files if not any(p.fullmatch(file) for p in patterns.values())] == []
     absent = [name for name, p in patterns.items() if not any(p.fullmatch(file) for file in files)]
-    assert [Path(name).name for name in absent] == ["evaluation.json", "extra.safetensors", "site_heads.safetensors"]
+    assert [Path(name).name for name in absent] == [
+        "evaluation.json",
+        "extra.safetensors",
+        "secret.key",
+        "site_heads.safetensors",
+    ]
 
 
 def keys_of(heading: str) -> list[str]:
@@ -88,11 +93,12 @@ def keys_of(heading: str) -> list[str]:
     return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["run.json", "sites.json", "metrics.jsonl", "gallery/gallery.json"])
+@pytest.mark.parametrize("name", ["run.json", "sites.json", "metrics.jsonl", "audit.jsonl", "gallery/gallery.json"])
 def test_keys_are_those_of_the_reference(name: str, tiny_run: Path) -> None:
     text = (tiny_run / name).read_text()
     content = [json.loads(line) for line in text.splitlines()] if name.endswith("jsonl") else json.loads(text)
-    optional = {"visits", "lost"} if name.endswith("jsonl") else set()
+    of_replies = {"images", "bytes", "sha256", "updates", "update_norm", "masked"}
+    optional = {"metrics.jsonl": {"visits", "lost"}, "audit.jsonl": of_replies}.get(name, set())
     for entry in content if isinstance(content, list) else [content]:
         assert set(entry) | optional == set(keys_of(name))
 

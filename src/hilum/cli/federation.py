@@ -70,10 +70,33 @@ def hash_(
     file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="study.yaml of the app.", show_default=False)],
 ) -> None:
     """Tell the hash of the hilum that is installed here and of a study, for 'approved' in hospital.yaml."""
-    from hilum.study.flower.approval import approval
+    from hilum.study.approval import approval
     from hilum.study.spec import parse_study, read_mapping
 
     typer.echo(approval(parse_study(read_mapping(file), str(file))))
+
+
+@app.command(short_help="Verify the audit log of a run, and what hospitals have logged.")
+def audit(
+    log: Annotated[Path, typer.Argument(metavar="RUN|LOG", help="Run directory, or an audit log.", show_default=False)],
+    hospitals: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[LOG]...", help="Logs of hospitals, to compare with.", show_default=False),
+    ] = None,
+) -> None:
+    """Tell whether no line of an audit log was changed, removed or put in, and its last hash.
+
+    Compare that hash with one told before: lines cut off at the end show in nothing else. With logs of hospitals, tell
+    whether every reply that the server took is one that the hospital has sent.
+    """
+    from hilum.federation.audit import agreed, verified
+
+    server = verified(log / "audit.jsonl" if log.is_dir() else log)
+    typer.echo(f"{log}: {len(server.entries)} entries, whole; last hash {server.last}")
+    for path in hospitals or []:
+        site = verified(path / "audit.jsonl" if path.is_dir() else path)
+        typer.echo(f"{path}: {len(site.entries)} entries, whole; last hash {site.last}")
+        typer.echo(f"{agreed(server, site)} replies that the server took are those that were sent")
 
 
 def _require_flower() -> None:

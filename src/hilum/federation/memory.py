@@ -6,11 +6,14 @@ kept of a reply that was lost is forgotten.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hilum.federation.messages import AFTER_ALL_WAVES, NEVER, Moment
-from hilum.training.state import State, load_state, save_state
+from hilum.training.state import State, load_state, save_state, write_atomically
+
+SECRET = "secret.key"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,13 @@ class SiteMemory:
         for when in {*before} - needed:
             if when < now:
                 self._path(*when).unlink()
+
+    def secret(self, make: Callable[[], bytes]) -> bytes:
+        """Return what nobody but the site may know, made once for the run."""
+        path = self.directory / SECRET
+        if not path.is_file():
+            write_atomically(path, make(), mode=0o600)
+        return path.read_bytes()
 
     def _kept(self) -> list[Moment]:
         stems = (path.stem.split("_") for path in self.directory.glob("round_*.safetensors"))

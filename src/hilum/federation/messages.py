@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +17,7 @@ from hilum.errors import HilumError, TrainingError
 from hilum.models.site_heads import FeatureMoments
 from hilum.sites.examples import Examples
 from hilum.training.loop import START_ANEW
-from hilum.training.state import State
+from hilum.training.state import State, fingerprint
 
 NOBODY: NDArray[np.float64] = np.empty(0)
 Moment = tuple[int, int]  # round and wave of a task; (0, 0) is before the first
@@ -46,6 +49,18 @@ def counts_of(examples: Examples) -> LabelCounts:
 
 
 @dataclass(frozen=True)
+class Member:
+    """What the sites of a secure sum are told of each: its public key, in hex; its weight, in the trunk and in the rows
+    of the head (C,); the reply that it goes on from.
+    """
+
+    key: str
+    trunk: float
+    rows: NDArray[np.float64]
+    taken: Moment = NEVER
+
+
+@dataclass(frozen=True)
 class Task:
     """What a server asks of a site.
 
@@ -54,7 +69,8 @@ class Task:
     'describe', tell the moments of the features. ``round``, ``wave``: when it was asked; a round has several waves
     where sites take turns. ``visit``: the round that the site's learning rate and its draws follow.
     ``extra``: tensors of the strategy. ``taken``: when the server took the site's last reply: what the site kept then
-    is what it goes on from. ``lowest``: the same of the lowest validation loss so far.
+    is what it goes on from. ``lowest``: the same of the lowest validation loss so far. ``cohort``: the sites of a
+    secure sum, by name; empty where replies are sent as they are.
     """
 
     kind: str
@@ -66,6 +82,7 @@ class Task:
     extra: State = field(default_factory=dict)
     taken: Moment = NEVER
     lowest: Moment = NEVER
+    cohort: Mapping[str, Member] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,8 @@ class Reply:
     """A site's answer: its state, its label counts, its mean training loss and the updates it made.
 
     ``moments``: of the features of its images, in the reply to 'describe'. ``validation``: loss of each source of its
-    images, in the reply to 'validate'. ``extra``: tensors of the strategy.
+    images, in the reply to 'validate'. ``extra``: tensors of the strategy. ``key``: public key for secure sums, in hex,
+    in the reply to 'count'.
     """
 
     site: str
@@ -85,6 +103,7 @@ class Reply:
     moments: FeatureMoments | None = None
     validation: Mapping[str, float] = field(default_factory=dict)
     extra: State = field(default_factory=dict)
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +124,8 @@ class ServerState:
 
     After the last round, ``extra`` may hold, under 'heads/', what ``models.site_heads.SiteHeads`` is made of.
     ``counts``: of every site that was ever there; ``present``: those that are there in this round, sorted. ``taken``:
-    when each site's last reply was taken; ``lowest``: the same at the lowest validation loss.
+    when each site's last reply was taken; ``lowest``: the same at the lowest validation loss. ``keys``: public keys of
+    the sites, for secure sums.
     """
 
     round: int
@@ -115,17 +135,35 @@ class ServerState:
     present: tuple[str, ...] = ()
     taken: Mapping[str, Moment] = field(default_factory=dict)
     lowest: Mapping[str, Moment] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+
+    def taken_of(self, site: str) -> Moment:
+        """Return when the last reply of a site was taken."""
+        return self.taken.get(site, NEVER)
 
     def members(self) -> dict[str, LabelCounts]:
         """Return the label counts of the sites that are there; before the first round, of all."""
         return {site: self.counts[site] for site in self.present} if self.present else dict(self.counts)
 
 
+def contribution(reply: Reply) -> str:
+    """Return the SHA-256 of what a site has sent: its tensors, and the figures that count."""
+    tensors = {f"state/{n}": t for n, t in reply.state.items()} | {f"extra/{n}": t for n, t in reply.extra.items()}
+    if reply.moments is not None:
+        tensors |= {n: torch.from_numpy(getattr(reply.moments, n)) for n in ("mean", "second")}
+    figures: list[Any] = [reply.site, reply.round, reply.counts.images, repr(reply.loss), reply.updates]
+    figures += [sorted((source, repr(loss)) for source, loss in reply.validation.items())]
+    return hashlib.sha256((json.dumps(figures) + fingerprint(tensors)).encode()).hexdigest()
+
+
 def check_reply(reply: Reply, task: Task) -> None:
-    """Refuse a reply of another round, of other shapes or types, not finite or untrained (``TrainingError``)."""
+    """Refuse a reply of another round, of other shapes or types, not finite or untrained (``TrainingError``).
+
+    The state of a masked reply says nothing by itself: the site has checked it, and ``SecureSum`` checks the sum.
+    """
     if reply.round != task.round:
         raise TrainingError(f"Expected a reply to round {task.round} from '{reply.site}'; found round {reply.round}.")
-    if task.kind not in STATELESS:
+    if task.kind not in STATELESS and not task.cohort:
         _check_state(reply, task)
     if task.kind == "train":
         _check_training(reply, task)

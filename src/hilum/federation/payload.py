@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hilum.errors import TrainingError
-from hilum.federation.messages import LabelCounts, Moment, Reply, Task
+from hilum.federation.messages import LabelCounts, Member, Moment, Reply, Task
 from hilum.models.site_heads import FeatureMoments
 from hilum.training.state import State
 
@@ -54,6 +54,7 @@ def task_payload(task: Task) -> Payload:
         "visit": task.visit,
         "taken": task.taken,
         "lowest": task.lowest,
+        "cohort": {name: [m.key, m.trunk, m.rows.tolist(), m.taken] for name, m in task.cohort.items()},
     }
     return Payload(arrays, json.dumps(facts | {"tensors": tensors}))
 
@@ -77,6 +78,7 @@ def reply_payload(reply: Reply) -> Payload:
         "updates": reply.updates,
         "moments": reply.moments and reply.moments.images,
         "validation": dict(reply.validation),
+        "key": reply.key,
     }
     return Payload(arrays, json.dumps(facts | {"tensors": tensors}))
 
@@ -97,7 +99,12 @@ def _task_of(facts: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Task:
         _unpack(EXTRA, facts["tensors"], arrays),
         _moment(facts["taken"]),
         _moment(facts["lowest"]),
+        {str(name): _member(*told) for name, told in facts["cohort"].items()},
     )
+
+
+def _member(key: Any, trunk: Any, rows: Any, taken: Any) -> Member:
+    return Member(str(key), float(trunk), np.array(rows, np.float64), _moment(taken))
 
 
 def _moment(value: Any) -> Moment:
@@ -119,6 +126,7 @@ def _reply_of(facts: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Repl
         moments,
         {str(source): float(loss) for source, loss in facts["validation"].items()},
         _unpack(EXTRA, facts["tensors"], arrays),
+        str(facts["key"]),
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hilum.errors import RunError, TrainingError
+from hilum.federation.audit import TAKEN, unlogged
 from hilum.federation.compression.base import Compression
 from hilum.federation.messages import (
     AFTER_ALL_WAVES,
@@ -27,9 +29,11 @@ from hilum.federation.messages import (
     Task,
     check_counts,
     check_reply,
+    contribution,
     share_of,
 )
 from hilum.federation.runtimes.base import Runtime
+from hilum.federation.secure_sum import SecureSum
 from hilum.federation.strategies.base import Strategy
 from hilum.federation.topology.star import Star
 from hilum.randomness import numpy_generator
@@ -41,6 +45,7 @@ BEST = "lowest/"  # weights at the lowest validation loss so far, with early sto
 Record = dict[str, Any]
 OnRound = Callable[[Record], None]
 OnCounts = Callable[[ServerState], None]
+OnReplies = Callable[[Sequence[Record]], None]
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,11 @@ def unchecked(server: ServerState) -> None:
 
 @dataclass(frozen=True)
 class Federation:
-    """A strategy over a topology on a runtime; its round loop. ``on_counts`` hears of sites that have joined."""
+    """A strategy over a topology on a runtime; its round loop.
+
+    ``on_counts`` hears of sites that have joined. ``secure``: how updates are masked; None where the server sees each.
+    ``on_replies`` gets what the audit log says of every reply of an exchange.
+    """
 
     strategy: Strategy
     topology: Star
@@ -97,6 +106,8 @@ class Federation:
     runtime: Runtime
     plan: RoundsPlan
     on_counts: OnCounts = unchecked
+    secure: SecureSum | None = None
+    on_replies: OnReplies = unlogged
 
     def run(self, initial: State, directory: Path, on_round: OnRound) -> ServerState:
         """Run or resume all rounds; return the final server state. The sites hold what they keep.
@@ -140,6 +151,8 @@ class Federation:
         while visits := self._wave(server, round_, wave, sites):
             last = not self._wave(server, round_, wave + 1, sites)
             prior = _prior(server.members())
+            asked = {site: server.counts[site] for site in visits}
+            cohort = self.secure.cohort(server, self.strategy.weights(asked), asked) if self.secure else {}
             tasks = {
                 site: Task(
                     "train",
@@ -149,13 +162,15 @@ class Federation:
                     wave,
                     visit,
                     self.strategy.extra_for(site, server),
-                    server.taken.get(site, NEVER),
+                    server.taken_of(site),
                     server.lowest.get(site, NEVER),
+                    cohort,
                 )
                 for site, visit in visits.items()
             }
-            asked = {site: server.counts[site] for site in tasks}
-            server = self.topology.at_server(self.strategy, server, self._exchange(server, tasks, traffic), asked, last)
+            replies = self._exchange(server, tasks, traffic)
+            replies = self.secure.opened(replies, tasks) if self.secure else replies
+            server = self.topology.at_server(self.strategy, server, replies, asked, last)
             server = replace(server, taken={**server.taken, **traffic.taken})
             if len(visits) == len(sites):
                 answered = sum(traffic.taken.get(site) == (round_, wave) for site in visits)
@@ -173,34 +188,58 @@ class Federation:
         return self.topology.next_wave(self.strategy, server, round_, self.plan.rounds, wave, sites)
 
     def _exchange(self, server: ServerState, tasks: Mapping[str, Task], traffic: Traffic) -> Iterator[Reply]:
-        """Yield the replies of the sites, checked and decoded, and note what is lost."""
+        """Yield the replies of the sites, checked and decoded, and note what is lost; log both."""
+        entries: list[Record] = []
+        try:
+            yield from self._checked(server, tasks, traffic, entries)
+        finally:
+            self.on_replies(entries)
+
+    def _checked(
+        self, server: ServerState, tasks: Mapping[str, Task], traffic: Traffic, entries: list[Record]
+    ) -> Iterator[Reply]:
         traffic.bytes_down += sum(size(task.state) + size(task.extra) for task in tasks.values())
         traffic.asked |= {site for site, task in tasks.items() if task.kind == "train"}
         for reply in self.runtime.exchange(tasks):
+            task = tasks[reply.site]
+            entry: Record = {"site": reply.site, "kind": task.kind, "round": task.round, "wave": task.wave}
+            entries.append(entry)
             if isinstance(reply, Lost):
+                entry["outcome"] = reply.reason
                 if self.plan.quorum >= 1 and reply.error is not None:
                     raise reply.error
                 traffic.lost[reply.site] = reply.reason
                 continue
-            task = tasks[reply.site]
-            traffic.bytes_up += size(reply.state) + size(reply.extra)
+            sent = size(reply.state) + size(reply.extra)
+            traffic.bytes_up += sent
+            entry |= {"images": reply.counts.images, "bytes": sent, "sha256": contribution(reply)}
             try:
-                if task.kind == "train":
+                if task.kind == "train" and not task.cohort:
                     reply = self._decoded(reply, task)
                 check_reply(reply, task)
                 check_counts(reply, len(server.state[HEAD]), server.counts.get(reply.site))
                 self.strategy.check(reply, task)
             except TrainingError as error:
+                entry["outcome"] = str(error)
                 if self.plan.quorum >= 1:
                     raise
                 traffic.lost[reply.site] = str(error)
                 continue
+            entry["outcome"] = TAKEN
             if task.kind not in STATELESS:
                 traffic.taken[reply.site] = (task.round, task.wave)
             if task.kind == "train":
                 traffic.losses[reply.site] = reply.loss
                 traffic.updates[reply.site] = traffic.updates.get(reply.site, 0) + reply.updates
+                norm = None if task.cohort else self._norm(reply.state, task.state)
+                entry |= {"updates": reply.updates, "update_norm": norm, "masked": bool(task.cohort)}
             yield reply
+
+    def _norm(self, state: State, start: State) -> float:
+        """Return ‖state − start‖₂ over what is learned in common."""
+        common = [n for n, group in self.compression.groups.items() if group not in self.compression.whole]
+        squares = [float(((state[n].double() - start[n].double()) ** 2).sum()) for n in common if n in start]
+        return math.sqrt(sum(squares))
 
     def _decoded(self, reply: Reply, task: Task) -> Reply:
         try:
@@ -220,11 +259,13 @@ class Federation:
     def _with_counts(self, server: ServerState, sites: list[str], traffic: Traffic) -> ServerState:
         """Ask the sites that were never there before what they tell of their labels."""
         new = {site: Task("count", server.round) for site in sites if site not in server.counts}
-        told = {reply.site: reply.counts for reply in self._exchange(server, new, traffic)} if new else {}
+        replies = list(self._exchange(server, new, traffic)) if new else []
+        told = {reply.site: reply.counts for reply in replies}
         if self.plan.quorum >= 1:
             self._require(len(told), len(new), server.round + 1, traffic)
         if told:
-            server = self.strategy.join(server, told)
+            keys = {reply.site: reply.key for reply in replies if reply.key}
+            server = replace(self.strategy.join(server, told), keys={**server.keys, **keys})
             self.on_counts(server)
         return server
 
@@ -238,7 +279,7 @@ class Federation:
                 server.round,
                 self.topology.model_for(site, server),
                 wave=wave,
-                taken=server.taken.get(site, NEVER),
+                taken=server.taken_of(site),
             )
             for site in server.members()
         }
@@ -253,7 +294,7 @@ class Federation:
         sites = list(server.members())
         for k, kind in enumerate(self.strategy.closing(len(sites))):
             task = Task(kind, server.round, server.state, _prior(server.members()), AFTER_ALL_WAVES + k)
-            tasks = {site: replace(task, taken=server.taken.get(site, NEVER)) for site in sites}
+            tasks = {site: replace(task, taken=server.taken_of(site)) for site in sites}
             traffic = Traffic()
             server = self.strategy.close_at_server(kind, server, self._exchange(server, tasks, traffic))
             self._require(len(traffic.taken), len(tasks), server.round, traffic)
@@ -354,6 +395,7 @@ def save_checkpoint(directory: Path, server: ServerState, progress: Progress) ->
         "present": server.present,
         "taken": server.taken,
         "lowest_taken": server.lowest,
+        "keys": server.keys,
     }
     write_atomically(temporary / "state.json", json.dumps(facts).encode())
     shutil.rmtree(final, ignore_errors=True)
@@ -386,7 +428,7 @@ def latest_checkpoint(directory: Path) -> tuple[ServerState, Progress] | None:
             for site, c in facts["counts"].items()
         }
         taken, lowest = _moments(facts["taken"]), _moments(facts["lowest_taken"])
-        server = ServerState(facts["round"], state, own, counts, tuple(facts["present"]), taken, lowest)
+        server = ServerState(facts["round"], state, own, counts, tuple(facts["present"]), taken, lowest, facts["keys"])
         return server, Progress(facts["updates"], facts["best"], facts["age"])
     except KeyError as error:
         raise RunError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from hilum.federation.compression.base import Compression
 from hilum.federation.memory import SiteMemory
 from hilum.federation.messages import STATELESS, Reply, Task
+from hilum.federation.secure_sum import SecureSum, new_secret, public_key
 from hilum.federation.strategies.base import Strategy
 from hilum.training.loop import LocalTrainer
 
@@ -15,12 +16,16 @@ RESIDUAL = "residual/"  # of a compressed update, kept beside what the strategy 
 
 @dataclass(frozen=True)
 class Worker:
-    """A site: its trainer, its memory, the site's half of a strategy, and what is done to an update that leaves."""
+    """A site: its trainer, its memory, the site's half of a strategy, and what is done to an update that leaves.
+
+    ``secure``: how updates are masked; None where the server may see each.
+    """
 
     trainer: LocalTrainer
     memory: SiteMemory
     strategy: Strategy
     compression: Compression
+    secure: SecureSum | None = None
 
     @property
     def name(self) -> str:
@@ -35,8 +40,16 @@ class Worker:
         reply, kept = self.strategy.at_site(task, kept, self.trainer)
         if task.kind == "train":
             sent, residual = self.compression.encode(reply.state, task.state, residual)
-            reply = replace(reply, state=sent)
+            reply = self._masked(replace(reply, state=sent), task)
+        if task.kind == "count" and self.secure is not None:
+            reply = replace(reply, key=public_key(self.memory.secret(new_secret)))
         if task.kind not in STATELESS:
             kept = kept | {RESIDUAL + name: t for name, t in residual.items()}
             self.memory.keep((task.round, task.wave), kept, task.taken, task.lowest)
         return reply
+
+    def _masked(self, reply: Reply, task: Task) -> Reply:
+        """Put an update under masks where the study asks for it, and never send it without."""
+        if self.secure is None:
+            return reply
+        return self.secure.masked(reply, task, self.memory.secret(new_secret))

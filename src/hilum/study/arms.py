@@ -15,8 +15,9 @@ import torch
 from hilum.allocator import keep_freed_memory
 from hilum.errors import RunError, StudyError
 from hilum.federation.aggregation import own_rows
+from hilum.federation.audit import AuditLog
 from hilum.federation.memory import SiteMemory
-from hilum.federation.messages import NEVER, ServerState
+from hilum.federation.messages import ServerState
 from hilum.federation.rounds import Federation, OnCounts, last_round, unchecked
 from hilum.federation.runtimes.base import Runtime, Tell
 from hilum.federation.runtimes.in_process import InProcess
@@ -30,9 +31,11 @@ from hilum.models.site_heads import SiteHeads
 from hilum.models.taxonomy import Taxonomy
 from hilum.randomness import derive_seed, torch_generator
 from hilum.sites.site import Site
+from hilum.study.approval import approval
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.federations import (
     build_compression,
+    build_secure_sum,
     build_strategy,
     build_topology,
     build_worker,
@@ -135,12 +138,18 @@ def run_rounds(
     run: RunDirectory,
     watch: Watch,
     on_counts: OnCounts = unchecked,
+    run_id: str = "",
 ) -> ServerState:
-    """Run a model's rounds over the participants behind a runtime, from its last checkpoint or from ``model``."""
+    """Run a model's rounds over the participants behind a runtime, from its last checkpoint or from ``model``.
+
+    ``run_id``: of a run between hospitals, in the audit log.
+    """
     groups, spec = model.state_groups(), federation_spec(study, key.arm)
     strategy, topology = build_strategy(spec, groups), build_topology(spec, names)
     compression, plan = build_compression(spec, groups), rounds_plan(study, spec, key.seed)
-    federation = Federation(strategy, topology, compression, runtime, plan, on_counts)
+    secure = build_secure_sum(spec, groups)
+    audit = AuditLog(run.audit_log, {"run": run_id, "model": key.path.as_posix(), "code_and_study": approval(study)})
+    federation = Federation(strategy, topology, compression, runtime, plan, on_counts, secure, audit.add)
     run.forget_rounds(key, last_round(run.rounds(key)))
     watch.begins(key.path.as_posix(), last_round(run.rounds(key)))
 
@@ -215,7 +224,7 @@ def memory_of(run: RunDirectory, key: ModelKey, name: str) -> Path:
 
 def write_own(run: RunDirectory, key: ModelKey, name: str, strategy: Strategy, server: ServerState) -> None:
     """Write what a participant lays over the final weights, where it keeps anything of them to itself."""
-    kept = SiteMemory(memory_of(run, key, name)).at(server.taken.get(name, NEVER))
+    kept = SiteMemory(memory_of(run, key, name)).at(server.taken_of(name))
     state = strategy.own_of_model(server.state, kept, server.counts[name]) if kept else {}
     if state:
         save_state(run.model(key) / own_file(name), state, {OWN_ROWS: own_rows(server.counts[name]).tolist()})

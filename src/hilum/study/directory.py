@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import shutil
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hilum.errors import RunError
-from hilum.training.state import write_atomically
+from hilum.training.state import append, write_atomically
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,11 @@ class RunDirectory:
     def metrics_log(self) -> Path:
         """One JSON line a round."""
         return self.root / "metrics.jsonl"
+
+    @property
+    def audit_log(self) -> Path:
+        """One JSON line for every reply, chained."""
+        return self.root / "audit.jsonl"
 
     def rounds(self, key: ModelKey) -> Path:
         """Checkpoints of a model's rounds."""
@@ -131,7 +133,7 @@ class RunDirectory:
         """Add one line to the log of rounds, whole or not at all; raises ``RunError`` when the disk is full."""
         line = json.dumps(_nullify({**asdict(key), **record}), ensure_ascii=False)
         self.root.mkdir(parents=True, exist_ok=True)
-        _append(self.metrics_log, f"{line}\n".encode())
+        append(self.metrics_log, f"{line}\n".encode())
 
     def forget_rounds(self, key: ModelKey, after: int) -> None:
         """Remove from the log what a stopped run wrote of a model's rounds beyond its last checkpoint."""
@@ -146,24 +148,6 @@ class RunDirectory:
 def now() -> str:
     """Return the time as a run tells it: ISO 8601, to the second, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _append(path: Path, line: bytes) -> None:
-    size = path.stat().st_size if path.exists() else 0
-    try:
-        with path.open("ab") as handle:
-            handle.write(line)
-            handle.flush()
-            os.fsync(handle.fileno())
-    except OSError as error:
-        with suppress(OSError):
-            os.truncate(path, size)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(
-                f"Expected free space for one more line of {path}; the disk is full. "
-                "What was computed is kept: free some space and run the study again with --resume."
-            ) from error
-        raise RunError(f"Expected to write {path}; the system says: {error.strerror or error}.") from error
 
 
 def _is_beyond(line: bytes, key: ModelKey, after: int) -> bool:

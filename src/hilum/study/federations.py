@@ -11,8 +11,10 @@ from hilum.errors import StudyError
 from hilum.federation.compression import COMPRESSIONS
 from hilum.federation.compression.base import Compression
 from hilum.federation.memory import SiteMemory
+from hilum.federation.messages import share_of
 from hilum.federation.rounds import RoundsPlan
 from hilum.federation.runtimes.in_process import Presence
+from hilum.federation.secure_sum import SecureSum
 from hilum.federation.strategies import STRATEGIES
 from hilum.federation.strategies.base import Strategy
 from hilum.federation.topology import TOPOLOGIES
@@ -62,6 +64,11 @@ def check_federations(study: Study, sites: Sequence[str]) -> None:
         spec = federation_spec(study, arm)
         if arm not in ALONE:
             build_topology(spec, sites)
+        if spec.secure_sum and share_of(spec.participation, len(sites)) < 2:
+            raise StudyError(
+                f"Expected two sites or more in a round of '{arm}', whose secure sum is of one update otherwise; found "
+                f"{len(sites)} of which {spec.participation:g} take part. Raise federation.participation."
+            )
         strangers = sorted(set(spec.presence) - set(sites))
         if strangers:
             raise StudyError(
@@ -74,6 +81,11 @@ def build_compression(spec: FederationSpec, groups: Mapping[str, StateGroup]) ->
     whole = build_strategy(spec, groups).private
     compression: Compression = COMPRESSIONS.load(spec.compression.name)(groups, whole, **_options(spec.compression))
     return compression
+
+
+def build_secure_sum(spec: FederationSpec, groups: Mapping[str, StateGroup]) -> SecureSum | None:
+    """Return what hides the updates from the server; None where the study does not ask for it."""
+    return SecureSum(groups) if spec.secure_sum else None
 
 
 def rounds_plan(study: Study, spec: FederationSpec, seed: int) -> RoundsPlan:
@@ -130,7 +142,8 @@ def build_worker(
         plan = replace(plan, tau=1.0, weighting="known")
     train, validation = Examples.of(group, "train"), Examples.of(group, "val")
     trainer = LocalTrainer(name, model, train, validation, plan, key.seed, shared)
-    return Worker(trainer, SiteMemory(memory), build_strategy(spec, groups), build_compression(spec, groups))
+    strategy, compression = build_strategy(spec, groups), build_compression(spec, groups)
+    return Worker(trainer, SiteMemory(memory), strategy, compression, build_secure_sum(spec, groups))
 
 
 def _options(value: NamedOptions) -> dict[str, Any]:

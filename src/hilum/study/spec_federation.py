@@ -53,7 +53,8 @@ class FederationSpec(Section):
     or their contrast, positives × negatives / known. ``normalization``: what becomes of batch statistics. ``head``:
     whether hospitals share the rows of the head. ``participation``: share of the sites that train in a round.
     ``quorum``: share of those whose replies are enough. ``patience``: validations without a lower loss before
-    training stops. ``presence``: rounds of sites that join late or leave. ``processes``: sites that train at once.
+    training stops. ``presence``: rounds of sites that join late or leave. ``secure_sum``: whether the server learns the
+    sum of the updates alone. ``processes``: sites that train at once.
     """
 
     strategy: NamedOptions = NamedOptions(name="fedavg")
@@ -68,6 +69,7 @@ class FederationSpec(Section):
     patience: Positive | None = None
     presence: dict[str, PresenceSpec] = Field(default={})
     shared: SharedSpec | None = None
+    secure_sum: bool = False
     processes: Positive = 1
 
     @model_validator(mode="before")
@@ -90,7 +92,20 @@ class FederationSpec(Section):
             raise ValueError("expected every site in every round with 'iil', which goes once around; found fewer")
         if name == "iil" and self.patience is not None:
             raise ValueError("expected patience as an option of 'iil', as {name: iil, patience: 5}; found a common one")
+        if self.secure_sum and (unfit := self._without_sum()):
+            raise ValueError(f"expected no {unfit} with secure_sum, which tells a server the sum of all updates alone")
         return self
+
+    def _without_sum(self) -> str | None:
+        """Return what does not work where the server knows nothing but the sum of the updates."""
+        cannot = {
+            f"strategy '{self.strategy.name}'": not STRATEGIES.load(self.strategy.name).sums,
+            f"topology '{self.topology.name}'": self.topology.name != "star",
+            f"compression '{self.compression.name}'": self.compression.name != "none",
+            f"quorum of {self.quorum:g}": self.quorum < 1,
+            "normalization 'recalibrated'": self.normalization == "recalibrated",
+        }
+        return next((what for what, unfit in cannot.items() if unfit), None)
 
     @field_validator("strategy")
     @classmethod

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hilum.errors import RunError
@@ -64,15 +65,19 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().contiguous().cpu()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write bytes so that the file is either the old one or the whole new one. Raises ``RunError``."""
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write bytes so that the file is either the old one or the whole new one; ``mode``: of a new file, less the umask.
+
+    Raises ``RunError``.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(mode)
         with temporary.open("wb") as handle:
             handle.write(data)
             handle.flush()
@@ -84,6 +89,25 @@ def write_atomically(path: Path, data: bytes) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(
                 f"Expected {len(data) / 2**20:.1f} MiB of free space for {path}; the disk is full. "
+                "What was computed is kept: free some space and repeat the command (hilum study: with --resume)."
+            ) from error
+        raise RunError(f"Expected to write {path}; the system says: {error.strerror or error}.") from error
+
+
+def append(path: Path, lines: bytes) -> None:
+    """Add whole lines to a file, all or none. Raises ``RunError``."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as handle:
+            handle.write(lines)
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, size)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"Expected free space for one more line of {path}; the disk is full. "
                 "What was computed is kept: free some space and repeat the command (hilum study: with --resume)."
             ) from error
         raise RunError(f"Expected to write {path}; the system says: {error.strerror or error}.") from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
+from hilum.federation.aggregation import Weight
 from hilum.federation.messages import LabelCounts, Reply, ServerState, Task
 from hilum.federation.tally import Tally
 from hilum.models.classifier import StateGroup
@@ -14,6 +15,8 @@ from hilum.training.state import State
 
 class Strategy(Protocol):
     """A federated algorithm. It knows no runtime, no disk and no metric; what it must remember it returns."""
+
+    sums: ClassVar[bool]  # whether the mean of the states is all that the server needs to know of them
 
     @property
     def private(self) -> frozenset[StateGroup]:
@@ -47,6 +50,9 @@ class Strategy(Protocol):
 
     def at_site(self, task: Task, kept: State, trainer: LocalTrainer) -> tuple[Reply, State]:
         """Do the site's half of a task: (task, what the site kept) → (reply, what it keeps)."""
+
+    def weights(self, counts: Mapping[str, LabelCounts]) -> Mapping[str, Weight]:
+        """Return the weight of every site."""
 
     def collect(self, server: ServerState, replies: Iterable[Reply], asked: Mapping[str, LabelCounts]) -> Tally:
         """Sum the replies up, one at a time; ``asked``: the sites that were given the task."""

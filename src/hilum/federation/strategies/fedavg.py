@@ -33,6 +33,7 @@ class FedAvg:
     """
 
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}  # of the options that are numbers
+    sums: ClassVar[bool] = True  # whether the mean of the states is all that the server needs to know of them
 
     groups: Mapping[str, StateGroup]
     tau: float = 0.5
@@ -121,7 +122,9 @@ class FedAvg:
             return Reply(trainer.name, task.round, state, counts), kept | self.keeps(state)
         if task.kind == "describe":
             moments = trainer.feature_moments(task.state) if own_rows(counts).any() else None
-            return Reply(trainer.name, task.round, start, counts, moments=moments), kept | self.keeps(start)
+            heads = {name: start[name] for name, group in self.groups.items() if group == "head"}
+            reply = Reply(trainer.name, task.round, task.state | heads, counts, moments=moments)
+            return reply, kept | self.keeps(start)
         return self.train(task, start, kept, trainer, counts)
 
     def train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ class FedNova(FedAvg):
 
     Sites that make the same number of steps are averaged as by FedAvg.
     """
+
+    sums: ClassVar[bool] = False
 
     def report(self, task: Task, kept: State, rule: LocalRule, fit: Fit, trainer: LocalTrainer) -> tuple[State, State]:
         """Send the number of effective steps."""

@@ -30,6 +30,7 @@ class IIL(FedAvg):
     loss, where it has no labelled validation patients, it trains all of its visits and hands on its last.
     """
 
+    sums: ClassVar[bool] = False
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"patience": (1, float("inf"))}
 
     patience: int = 5

@@ -53,6 +53,7 @@ class Scaffold(FedAvg):
     since c would keep the gradient of who has left. ``server_lr``: η_g.
     """
 
+    sums: ClassVar[bool] = False
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"server_lr": (0, float("inf"))}
 
     server_lr: float = 1.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict  # type: ignore[
 from flwr.clientapp import ClientApp  # type: ignore[import-not-found, unused-ignore]
 
 from hilum.errors import DataError, HilumError, RunError, StudyError, TrainingError
+from hilum.federation.audit import AuditLog
+from hilum.federation.messages import contribution
 from hilum.federation.payload import reply_payload, task_of
 from hilum.federation.runtimes.flower_records import FACTS, Envelope, Identity, opened
-from hilum.study.flower.approval import study_digest
+from hilum.study.approval import approval, study_digest
 from hilum.study.flower.hospital import HospitalFile, NotApproved, own_site, read_hospital, require_approved
 from hilum.study.spec import Study, parse_study, read_mapping
 
+AUDIT_LOG = "audit.jsonl"  # in the hospital's memory
+SENT = "sent"
 SEE_LOG = "the log of its node says more."
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -60,17 +65,33 @@ def answer(records: RecordDict, study_file: Path, context: Context) -> Envelope:
         asked = opened(records)
         file = hospital_of(context.node_config, context.run_config)
         study = parse_study(read_mapping(study_file), "the study of the app")
-        require_approved(study, file)
-        require_study(study, asked)
-        return do(study, file, asked)
+        with logged(study, file, asked) as entry:
+            require_approved(study, file)
+            require_study(study, asked)
+            return do(study, file, asked, entry)
     except Exception as error:
         reason = told(error)
         _log(error, reason)
     return Envelope(asked.identity, asked.kind, asked.round, asked.wave, lost=reason)
 
 
-def do(study: Study, file: HospitalFile, asked: Envelope) -> Envelope:
-    """Load the hospital's images and do the task; raises ``HilumError``."""
+@contextmanager
+def logged(study: Study, file: HospitalFile, asked: Envelope) -> Iterator[dict[str, Any]]:
+    """Write into the hospital's own audit log what it was asked for, and what left or why nothing did."""
+    identity = asked.identity
+    entry: dict[str, Any] = {"kind": asked.kind, "round": asked.round, "wave": asked.wave}
+    entry |= {"run": identity.run, "model": identity.model, "site": file.site, "code_and_study": approval(study)}
+    try:
+        yield entry
+    except Exception as error:
+        with suppress(HilumError):  # the first error is the one to tell
+            AuditLog(file.memory / AUDIT_LOG).add([entry | {"outcome": told(error)}])
+        raise
+    AuditLog(file.memory / AUDIT_LOG).add([entry | {"outcome": SENT}])
+
+
+def do(study: Study, file: HospitalFile, asked: Envelope, entry: dict[str, Any]) -> Envelope:
+    """Load the hospital's images and do the task; say in ``entry`` what leaves. Raises ``HilumError``."""
     import torch
 
     from hilum.allocator import keep_freed_memory
@@ -92,7 +113,10 @@ def do(study: Study, file: HospitalFile, asked: Envelope) -> Envelope:
     (worker,) = workers_of(study, key, [site], model, memory, study.training.precision, {})
     task = task_of(asked.payload)
     reply = take(worker, task, study, key, memory) if task.kind == HAND_OUT else worker.do(task)
-    return Envelope.of(identity, task, reply_payload(reply))
+    payload = reply_payload(reply)
+    sent = sum(array.nbytes for array in payload.arrays.values())
+    entry |= {"images": reply.counts.images, "bytes": sent, "sha256": contribution(reply), "masked": bool(task.cohort)}
+    return Envelope.of(identity, task, payload)
 
 
 def require_study(study: Study, asked: Envelope) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import hilum
 from hilum.errors import TrainingError
-from hilum.federation.messages import NEVER, Lost, Reply, ServerState, Task, counts_of, share_of
+from hilum.federation.messages import Lost, Reply, ServerState, Task, counts_of, share_of
 from hilum.federation.runtimes.base import Runtime
 from hilum.federation.strategies.fedavg import HEADS_OF
 from hilum.federation.worker import Worker
@@ -34,7 +34,7 @@ def hand_out(server: ServerState, runtime: Runtime, quorum: float) -> dict[str, 
     """
     extra = _heads(server.extra) | {TAUGHT: torch.tensor(_taught(server))}
     tasks = {
-        site: Task(HAND_OUT, server.round, server.state, extra=extra, taken=server.taken.get(site, NEVER))
+        site: Task(HAND_OUT, server.round, server.state, extra=extra, taken=server.taken_of(site))
         for site in server.members()
     }
     lost = {answer.site: answer.reason for answer in runtime.exchange(tasks) if isinstance(answer, Lost)}

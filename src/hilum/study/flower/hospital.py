@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from hilum.errors import DataError, RunError, StudyError
 from hilum.sites.site import Site
-from hilum.study.flower.approval import approval
+from hilum.study.approval import approval
 from hilum.study.hospitals import load_own_site
 from hilum.study.mistakes import explain
 from hilum.study.sections import Section

@@ -16,10 +16,10 @@ import torch
 from hilum.errors import RunError
 from hilum.federation.messages import ServerState
 from hilum.sites.site import Site
+from hilum.study.approval import approval
 from hilum.study.arms import WEIGHTS, own_file, write_model
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.flower.app import CONFIG, app_study, federated, write_app, write_donor
-from hilum.study.flower.approval import approval
 from hilum.study.flower.commands import (
     LINK_NAME,
     LOOPBACK,

@@ -19,11 +19,11 @@ from hilum.errors import RunError
 from hilum.federation.messages import ServerState
 from hilum.federation.runtimes.flower import FlowerRuntime, Limits, Nodes
 from hilum.federation.runtimes.flower_records import Identity
+from hilum.study.approval import approval, study_digest
 from hilum.study.arms import initial_model, is_trained, model_keys, run_rounds, write_model
 from hilum.study.directory import ModelKey, RunDirectory, now
 from hilum.study.federations import federation_spec, presence_of
 from hilum.study.flower.app import DONOR, server_study
-from hilum.study.flower.approval import approval, study_digest
 from hilum.study.flower.handout import FEDERATION, classes, describe_server, hand_out
 from hilum.study.hospitals import require_both_classes
 from hilum.study.spec import Study, parse_study, read_mapping
@@ -122,7 +122,9 @@ def train(
     spec = federation_spec(study, key.arm)
     runtime = FlowerRuntime(nodes, presence_of(spec, sites), identity, watch.waits)
     model = initial_model(server_study(study, run.root), key.seed)
-    server = run_rounds(study, key, sites, model, runtime, run, watch, partial(require_classes, study, sites))
+    server = run_rounds(
+        study, key, sites, model, runtime, run, watch, partial(require_classes, study, sites), identity.run
+    )
     lost = hand_out(server, runtime, spec.quorum)
     note(run, without={**run.read_json(FEDERATION).get("without", {}), identity.model: lost})
     describe_server(run, study, server)
