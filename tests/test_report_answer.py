@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from fake_run import write_fake_evaluation, write_fake_run
-from hilum.report.answer import MEANING, Answer, answer, in_words
+from hilum.report.answer import Answer, answer
 from hilum.report.erasing import judge
+from hilum.report.evidence import MEANING
 from hilum.report.page import render
 from hilum.report.read import read_run
 from hilum.report.results import Figure, Results
+from hilum.report.rows import in_words
 
 
 def answer_of(run: Path) -> Answer:

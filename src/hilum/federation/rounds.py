@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from hilum.errors import RunError, TrainingError
 from hilum.federation.audit import TAKEN, unlogged
@@ -238,8 +239,8 @@ class Federation:
     def _norm(self, state: State, start: State) -> float:
         """Return ‖state − start‖₂ over what is learned in common."""
         common = [n for n, group in self.compression.groups.items() if group not in self.compression.whole]
-        squares = [float(((state[n].double() - start[n].double()) ** 2).sum()) for n in common if n in start]
-        return math.sqrt(sum(squares))
+        norms = [float(torch.linalg.vector_norm(state[n].float() - start[n].float())) for n in common if n in start]
+        return math.hypot(*norms)
 
     def _decoded(self, reply: Reply, task: Task) -> Reply:
         try:
