@@ -36,6 +36,18 @@ federations:
   masked: {secure_sum: true, quorum: 1, participation: 1}
 """
 
+TWO = """\
+name: two
+findings: [Nodule, Effusion]
+sites:
+  north: {database: folder, root: north}
+  south: {database: folder, root: south}
+seeds: [0]
+images: {size: 32, cache: cache, workers: 1}
+model: {backbone: {name: residual, widths: [4, 6, 8]}}
+training: {rounds: 2, updates: 2, batch: 4, threads: 1, precision: float32, validate_every: 2}
+"""
+
 
 def write_study(folder: Path, text: str = STUDY) -> Path:
     """Write three hospitals and a study of them."""

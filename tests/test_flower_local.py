@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("flwr")
 
-from flower_processes import wait_for, write_study
+from flower_processes import TWO, wait_for, write_study
 from hilum.errors import RunError
 from hilum.study.directory import RunDirectory
 from hilum.study.flower.app import app_study
@@ -33,21 +33,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.flower]
 
 PATIENCE = 600  # s; on a busy machine an exchange takes minutes
 LIMIT = 180.0  # s for a task; on two cores with other work, an exchange with two sites took more than 90
-TWO = """\
-name: two
-findings: [Nodule, Effusion]
-sites:
-  north: {database: folder, root: north}
-  south: {database: folder, root: south}
-seeds: [0]
-images: {size: 32, cache: cache, workers: 1}
-model: {backbone: {name: residual, widths: [4, 6, 8]}}
-training: {rounds: 2, updates: 2, batch: 4, threads: 1, precision: float32, validate_every: 2}
-arms: [scaffold]
+SCAFFOLD = f"""\
+{TWO}arms: [scaffold]
 federations:
-  scaffold: {strategy: scaffold, head: shared}
+  scaffold: {{strategy: scaffold, head: shared}}
 """
-LENIENT = TWO.replace("shared}", "shared, quorum: 0.5}")
+LENIENT = SCAFFOLD.replace("shared}", "shared, quorum: 0.5}")
 MODEL = "seed_0/scaffold/scaffold"
 ROGUE = """\
 from dataclasses import replace
@@ -83,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three hospitals, and what 'hilum study' makes of all and of two of them; not to be changed."""
     folder = tmp_path_factory.mktemp("hospitals")
     write_study(folder)
-    (folder / "two.yaml").write_text(TWO)
+    (folder / "two.yaml").write_text(SCAFFOLD)
     for name, run in (("study", "plain"), ("two", "plain_two")):
         outcome = hilum("study", folder / f"{name}.yaml", "--out", folder / run)
         assert outcome.status == 0, outcome.err
@@ -96,7 +87,7 @@ def weights(run: Path) -> str:
 
 @contextmanager
 def begun(
-    folder: Path, run: Path, text: str = TWO, database: str | None = None, **config: float
+    folder: Path, run: Path, text: str = SCAFFOLD, database: str | None = None, **config: float
 ) -> Iterator[tuple[LocalFederation, str]]:
     """A federation that trains, and the id of its run; all of its processes end with it."""
     file = folder / f"{run.name}.yaml"

@@ -13,7 +13,7 @@ import yaml
 
 pytest.importorskip("flwr")
 
-from flower_processes import NGINX, start_proxy, wait_for
+from flower_processes import NGINX, TWO, start_proxy, wait_for
 from hilum.study.directory import RunDirectory
 from hilum.study.flower.handout import FEDERATION
 from hilum.study.flower.processes import Started, call, free_port, start, wait_for_port
@@ -31,17 +31,8 @@ PATIENCE = 1200  # s; on a busy machine an exchange takes minutes
 STARTS = 4  # of the run: on a machine so busy that heartbeats are late, Flower ends the server app
 ENVIRONMENT = os.environ | {"HILUM_VENV": sys.prefix}
 MODEL = "models/seed_0/federated/federated/model.safetensors"
-STUDY = """\
-name: two
-findings: [Nodule, Effusion]
-sites:
-  north: {database: folder, root: north}
-  south: {database: folder, root: south}
-seeds: [0]
-images: {size: 32, cache: cache, workers: 1}
-model: {backbone: {name: residual, widths: [4, 6, 8]}}
-training: {rounds: 2, updates: 2, batch: 4, threads: 1, precision: float32, validate_every: 2}
-evaluation: {resamples: 100, gallery: 2, erased: 0}
+STUDY = f"""\
+{TWO}evaluation: {{resamples: 100, gallery: 2, erased: 0}}
 arms: [federated]
 """
 
