@@ -14,7 +14,8 @@ import torch
 from pydantic import ValidationError
 
 from fakes import Hospitals, fake_site, tiny_model
-from hilum.errors import StudyError, TrainingError
+from hilum.errors import RunError, StudyError, TrainingError
+from hilum.federation import aggregation
 from hilum.federation.aggregation import WeightedMean
 from hilum.federation.messages import Member, Reply, Task
 from hilum.federation.payload import reply_of, reply_payload, task_of, task_payload
@@ -24,7 +25,7 @@ from hilum.federation.secure_sum import LARGEST, SecureSum, new_secret, public_k
 from hilum.federation.strategies import IMPLIED, STRATEGIES
 from hilum.federation.strategies.fedavg import FedAvg
 from hilum.study.federations import check_federations
-from hilum.study.spec import parse_study
+from hilum.study.spec import Study, parse_study
 from hilum.study.spec_federation import FederationSpec
 from hilum.training.state import State, fingerprint
 
@@ -51,7 +52,7 @@ def replies_and_tasks(folder: Path, *sites: Any) -> tuple[list[Reply], dict[str,
     server = hospitals.start()
     secrets = {site: new_secret() for site in hospitals.trainers}
     server = replace(server, keys={site: public_key(secret) for site, secret in secrets.items()})
-    cohort = SECURE.cohort(server, hospitals.strategy.weights(server.counts), server.counts)
+    cohort = SECURE.cohort(server, hospitals.strategy, server.counts)
     tasks = {site: Task("train", 1, server.state, cohort=cohort) for site in hospitals.trainers}
     return hospitals.replies(server), tasks, secrets
 
@@ -99,7 +100,7 @@ def test_two_tasks_share_no_mask(tmp_path: Path) -> None:
     name = sorted(GROUPS)[0]
     first = SECURE.masked(reply, task, secret).state[name]
     assert torch.equal(SECURE.masked(reply, task, secret).state[name], first)  # a repeated task repeats
-    others = {site: member for site, member in task.cohort.items() if site != "c"}
+    others = {site: member for site, member in task.cohort.items() if site != "b"}
     moved = {**task.cohort, "b": replace(task.cohort["b"], taken=(1, 0))}
     for other in (
         replace(task, wave=1),
@@ -128,7 +129,7 @@ def test_masks_that_do_not_cancel_are_seen(tmp_path: Path) -> None:
 def test_a_site_sends_nothing_that_masks_would_not_hide(tmp_path: Path) -> None:
     replies, tasks, secrets = replies_and_tasks(tmp_path)
     reply, task = replies[0], tasks["a"]
-    with pytest.raises(TrainingError, match="two sites or more"):
+    with pytest.raises(TrainingError, match="Expected two sites or more"):
         SECURE.masked(reply, replace(task, cohort={"a": task.cohort["a"]}), secrets["a"])
     with pytest.raises(TrainingError, match="found another"):
         SECURE.masked(reply, task, new_secret())
@@ -151,7 +152,7 @@ def test_a_site_refuses_to_mask_what_the_server_could_not_check(tmp_path: Path, 
 def test_a_reply_in_the_clear_is_refused_where_masks_are_expected(tmp_path: Path) -> None:
     replies, tasks, _ = replies_and_tasks(tmp_path)
     with pytest.raises(TrainingError, match="Expected masked weights"):
-        list(SECURE.opened(replies, tasks))
+        SECURE.check(replies[0], tasks["a"])
 
 
 def test_a_site_that_fails_ends_the_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,19 +217,78 @@ def test_it_is_asked_for_in_a_study_and_refused_where_a_sum_is_not_enough() -> N
             FederationSpec.model_validate({"secure_sum": True, **other})
 
 
-def test_a_draw_of_one_site_is_refused_before_anything_is_trained() -> None:
-    study = parse_study(
-        {
-            "name": "s",
-            "findings": ["Mass"],
-            "sites": {n: {"database": "folder", "root": "."} for n in "ab"},
-            "arms": ["federated"],
-            "federation": {"secure_sum": True, "participation": 0.5},
-        },
-        "test",
-    )
+@pytest.mark.parametrize("options", [{"participation": 0.5}, {"presence": {"a": {"last": 3}}}])
+def test_a_round_of_one_site_is_refused_before_anything_is_trained(options: dict[str, Any]) -> None:
     with pytest.raises(StudyError, match="two sites or more"):
-        check_federations(study, ["a", "b"])
+        check_federations(study_of(options), ["a", "b"])
+    check_federations(study_of({"presence": {"a": {"first": 1}}}), ["a", "b"])
+
+
+def test_sums_of_masks_of_one_hospital_are_refused() -> None:
+    with pytest.raises(StudyError, match="no neck 'conta'"):
+        check_federations(study_of({}, model={"neck": "conta"}), ["a", "b"])
+
+
+def study_of(options: dict[str, Any], **more: Any) -> Study:
+    sites = {n: {"database": "folder", "root": "."} for n in "ab"}
+    facts = {"name": "s", "findings": ["Mass"], "sites": sites, "arms": ["federated"]}
+    return parse_study({**facts, "federation": {"secure_sum": True, **options}, **more}, "test")
+
+
+@pytest.mark.parametrize("kind", ["Train", "recalibrate", "describe", "hand out"])
+def test_a_task_that_the_study_has_not_gets_no_weights(tmp_path: Path, kind: str) -> None:
+    hospitals = Hospitals.of(tmp_path, FedAvg(GROUPS), *SITES)
+    hospitals.secure = SECURE
+    with pytest.raises(TrainingError, match="Expected a task among count, train, validate"):
+        hospitals.replies(hospitals.start(), kind)
+
+
+def test_a_sum_in_which_one_site_weighs_in_is_refused_at_the_site_and_at_the_server(tmp_path: Path) -> None:
+    replies, tasks, secrets = replies_and_tasks(tmp_path)
+    alone = {n: replace(m, trunk=float(n == "a")) for n, m in tasks["a"].cohort.items()}
+    row = {n: replace(m, rows=m.rows * [1, n == "a"]) for n, m in tasks["a"].cohort.items()}
+    for cohort in (alone, row):
+        with pytest.raises(TrainingError, match="one alone, whose update the sum would be"):
+            SECURE.masked(replies[0], replace(tasks["a"], cohort=cohort), secrets["a"])
+    one_class = [fake_site("a"), fake_site("b", seed=1), fake_site("c", seed=2)]
+    for site in one_class[1:]:
+        site.targets[:] = 1
+    hospitals = Hospitals.of(tmp_path / "contrast", FedAvg(GROUPS, weighting="contrast"), *one_class)
+    hospitals.secure = replace(SECURE, keeps_rows=True)
+    with pytest.raises(TrainingError, match=r"'a' alone|one alone"):
+        hospitals.federation(RoundsPlan(1)).run(tiny_model().state_dict(), tmp_path / "rounds", lambda record: None)
+
+
+def test_a_row_that_one_site_teaches_is_its_own_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aggregation, "OWN_EVIDENCE", 1.0)
+    sites = (fake_site("a"), fake_site("b", unknown=[1], seed=1), fake_site("c", unknown=[1], seed=2))
+    hospitals = Hospitals.of(tmp_path / "shared", FedAvg(GROUPS), *sites)
+    hospitals.secure = SECURE
+    start = tiny_model().state_dict()
+    with pytest.raises(TrainingError, match="finding 2 of the study in a secure sum; found 'a' alone"):
+        hospitals.federation(RoundsPlan(1)).run(start, tmp_path / "shared" / "rounds", lambda record: None)
+    hospitals = Hospitals.of(tmp_path / "own", FedAvg(GROUPS, head="site"), *sites)
+    hospitals.secure = SecureSum(GROUPS, keeps_rows=True)
+    server = hospitals.federation(RoundsPlan(1)).run(start, tmp_path / "own" / "rounds", lambda record: None)
+    assert torch.equal(server.state["head.weight"][1], start["head.weight"][1])
+    assert not torch.equal(server.state["head.weight"][0], start["head.weight"][0])
+    assert not torch.equal(hospitals.kept("a")["head.weight"][1], start["head.weight"][1])
+
+
+def test_a_key_that_two_sites_have_is_refused(tmp_path: Path) -> None:
+    replies, tasks, secrets = replies_and_tasks(tmp_path)
+    twice = {**tasks["b"].cohort, "c": replace(tasks["b"].cohort["c"], key=tasks["b"].cohort["a"].key)}
+    with pytest.raises(TrainingError, match="found one twice"):
+        SECURE.masked(replies[1], replace(tasks["b"], cohort=twice), secrets["b"])
+
+
+def test_a_damaged_secret_is_one_clear_error(tmp_path: Path) -> None:
+    hospitals = Hospitals.of(tmp_path, FedAvg(GROUPS), *SITES)
+    hospitals.secure = SECURE
+    hospitals.start()
+    (tmp_path / "b" / "secret.key").write_bytes(b"short")
+    with pytest.raises(RunError, match="Expected 32 bytes"):
+        hospitals.start()
 
 
 def test_a_server_that_knows_no_masks_gets_no_update(tmp_path: Path) -> None:

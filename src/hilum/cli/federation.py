@@ -83,15 +83,24 @@ def audit(
         list[Path] | None,
         typer.Argument(metavar="[LOG]...", help="Logs of hospitals, to compare with.", show_default=False),
     ] = None,
+    last: Annotated[
+        str | None, typer.Option(metavar="HASH", help="Last hash of an earlier time.", show_default=False)
+    ] = None,
 ) -> None:
-    """Tell whether no line of an audit log was changed, removed or put in, and its last hash.
+    """Tell whether the lines of an audit log follow from each other, and its last hash.
 
-    Compare that hash with one told before: lines cut off at the end show in nothing else. With logs of hospitals, tell
-    whether every reply that the server took is one that the hospital has sent.
+    A line that was changed, removed or put in breaks the chain, unless all that follow were written anew: that, and
+    lines cut off at the end, show with --last, a hash told before. With logs of hospitals, tell whether every reply
+    that the server took is one that the hospital has logged.
     """
+    from hilum.errors import RunError
     from hilum.federation.audit import agreed, verified
 
     server = verified(log / "audit.jsonl" if log.is_dir() else log)
+    if last is not None and not server.holds(last):
+        raise RunError(
+            f"Expected a line with the hash {last} in {log}; found none. Lines were cut off or written anew."
+        )
     typer.echo(f"{log}: {len(server.entries)} entries, whole; last hash {server.last}")
     for path in hospitals or []:
         site = verified(path / "audit.jsonl" if path.is_dir() else path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from os import SEEK_END
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from hilum.errors import RunError
 from hilum.training.state import append
@@ -18,6 +18,7 @@ from hilum.training.state import append
 Entry = dict[str, Any]
 BEFORE_ALL = "0" * 64
 LONGEST = 2**20  # bytes of a line
+LONGEST_WORDS = 1000  # characters; some come from others
 WHOSE = ("run", "model", "site", "kind", "round", "wave")  # what a reply is known by, at a server and at a site
 TAKEN = "taken"  # the outcome of a reply that was used
 
@@ -26,8 +27,8 @@ TAKEN = "taken"  # the outcome of a reply that was used
 class AuditLog:
     """JSON lines in ``path``, each with the SHA-256 of itself and of the line before it.
 
-    ``facts`` are in every entry. What is cut off at the end shows only against the last hash, which is for others to
-    keep: ``Chain.last``. No entry tells of an image or a patient.
+    ``facts`` are in every entry. Who changes a line has to write all that follow anew: that, and lines cut off at the
+    end, show against a hash that others have kept (``Chain.holds``). No entry tells of an image or a patient.
     """
 
     path: Path
@@ -37,24 +38,25 @@ class AuditLog:
         """Add entries, after those that are there; raises ``RunError`` where these were changed."""
         if not entries:
             return
-        with self._open() as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            number, last = self._end()
-            lines = []
-            for entry in entries:
-                number += 1
-                time = datetime.now(UTC).isoformat(timespec="seconds")
-                told = {"entry": number, "time": time, **self.facts, **entry, "previous": last}
-                last = digest_of(told)
-                lines.append(_text({**told, "hash": last}) + "\n")
-            append(self.path, "".join(lines).encode())
-
-    def _open(self) -> BinaryIO:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            return self.path.open("ab")
+            with self.path.open("ab") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                append(self.path, self._lines(entries).encode())
         except OSError as error:
             raise RunError(f"Expected to write {self.path}; the system says: {error.strerror or error}.") from error
+
+    def _lines(self, entries: Sequence[Mapping[str, Any]]) -> str:
+        number, last = self._end()
+        lines = []
+        for entry in entries:
+            number += 1
+            time = datetime.now(UTC).isoformat(timespec="seconds")
+            told = {"entry": number, "time": time, **self.facts, **entry, "previous": last}
+            told = {k: v[:LONGEST_WORDS] if isinstance(v, str) else v for k, v in told.items()}
+            last = digest_of(told)
+            lines.append(_text({**told, "hash": last}) + "\n")
+        return "".join(lines)
 
     def _end(self) -> tuple[int, str]:
         """Return number and hash of the last line; a line that a killed process has half written is removed."""
@@ -77,6 +79,10 @@ class Chain:
     entries: tuple[Entry, ...]
     last: str
 
+    def holds(self, digest: str) -> bool:
+        """Tell whether a hash that was told before is that of one of the lines."""
+        return any(entry["hash"] == digest for entry in self.entries)
+
 
 def digest_of(entry: Mapping[str, Any]) -> str:
     """Return the SHA-256 of an entry without its own."""
@@ -86,9 +92,15 @@ def digest_of(entry: Mapping[str, Any]) -> str:
 def verified(path: Path) -> Chain:
     """Read a log; raises ``RunError`` that names the first line that was changed, removed or put in."""
     try:
-        lines = path.read_bytes().splitlines()
+        content = path.read_bytes()
     except OSError as error:
         raise RunError(f"Expected an audit log at {path}; the system says: {error.strerror or error}.") from None
+    if content and not content.endswith(b"\n"):
+        raise RunError(
+            f"Expected a whole last line in {path}; found one that was cut off. Where a kill has done that, the next "
+            "entry replaces it: go on with the run, or take the end of the line away."
+        )
+    lines = content.splitlines()
     entries: list[Entry] = []
     last = BEFORE_ALL
     for number, line in enumerate(lines, 1):
@@ -110,6 +122,11 @@ def agreed(server: Chain, site: Chain) -> int:
         sent.setdefault(_whose(entry), set()).add(entry.get("sha256"))
     sites = {entry.get("site") for entry in site.entries}
     taken = [e for e in server.entries if e.get("site") in sites and e.get("outcome") == TAKEN]
+    if not taken:
+        raise RunError(
+            "Expected replies of one hospital in both logs; found none. Is the second the log of a hospital that took "
+            "part in the run?"
+        )
     for entry in taken:
         if entry.get("sha256") not in sent.get(_whose(entry), ()):
             raise RunError(
@@ -128,16 +145,17 @@ def _read(path: Path, place: str, line: bytes) -> Entry:
     """Return the entry of a line whose hash is right; raises ``RunError``."""
     try:
         entry = json.loads(line)
-        if digest_of(entry) == entry["hash"] and isinstance(entry["entry"], int) and "previous" in entry:
+        same = _text(entry).encode() == line and digest_of(entry) == entry["hash"]
+        if same and isinstance(entry["entry"], int) and "previous" in entry:
             return dict(entry)
         found = "a line that was changed"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         found = "something else"
     raise RunError(f"Expected an entry with its hash in {place} of {path}; found {found}.")
 
 
 def _text(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return json.dumps(entry, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def unlogged(entries: Iterable[Mapping[str, Any]]) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hilum.errors import RunError
 from hilum.federation.messages import AFTER_ALL_WAVES, NEVER, Moment
 from hilum.training.state import State, load_state, save_state, write_atomically
 
-SECRET = "secret.key"
+SECRET, SECRET_BYTES = "secret.key", 32
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,13 @@ class SiteMemory:
         path = self.directory / SECRET
         if not path.is_file():
             write_atomically(path, make(), mode=0o600)
-        return path.read_bytes()
+        secret = path.read_bytes()
+        if len(secret) != SECRET_BYTES:
+            raise RunError(
+                f"Expected {SECRET_BYTES} bytes in {path}; found {len(secret)}. The file is damaged: restore it, or "
+                "start the run again with another --out."
+            )
+        return secret
 
     def _kept(self) -> list[Moment]:
         stems = (path.stem.split("_") for path in self.directory.glob("round_*.safetensors"))

@@ -151,7 +151,9 @@ def contribution(reply: Reply) -> str:
     tensors = {f"state/{n}": t for n, t in reply.state.items()} | {f"extra/{n}": t for n, t in reply.extra.items()}
     if reply.moments is not None:
         tensors |= {n: torch.from_numpy(getattr(reply.moments, n)) for n in ("mean", "second")}
-    figures: list[Any] = [reply.site, reply.round, reply.counts.images, repr(reply.loss), reply.updates]
+    counts = reply.counts
+    figures: list[Any] = [reply.site, reply.round, reply.key, repr(reply.loss), reply.updates]
+    figures += [counts.images, counts.known.tolist(), counts.positive.tolist(), reply.moments and reply.moments.images]
     figures += [sorted((source, repr(loss)) for source, loss in reply.validation.items())]
     return hashlib.sha256((json.dumps(figures) + fingerprint(tensors)).encode()).hexdigest()
 

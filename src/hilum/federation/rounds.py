@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ class Federation:
             last = not self._wave(server, round_, wave + 1, sites)
             prior = _prior(server.members())
             asked = {site: server.counts[site] for site in visits}
-            cohort = self.secure.cohort(server, self.strategy.weights(asked), asked) if self.secure else {}
+            cohort = self.secure.cohort(server, self.strategy, asked) if self.secure else {}
             tasks = {
                 site: Task(
                     "train",
@@ -169,9 +170,8 @@ class Federation:
                 )
                 for site, visit in visits.items()
             }
-            replies = self._exchange(server, tasks, traffic)
-            replies = self.secure.opened(replies, tasks) if self.secure else replies
-            server = self.topology.at_server(self.strategy, server, replies, asked, last)
+            with closing(self._exchange(server, tasks, traffic)) as replies:
+                server = self.topology.at_server(self.strategy, server, replies, asked, last)
             server = replace(server, taken={**server.taken, **traffic.taken})
             if len(visits) == len(sites):
                 answered = sum(traffic.taken.get(site) == (round_, wave) for site in visits)
@@ -191,8 +191,12 @@ class Federation:
     def _exchange(self, server: ServerState, tasks: Mapping[str, Task], traffic: Traffic) -> Iterator[Reply]:
         """Yield the replies of the sites, checked and decoded, and note what is lost; log both."""
         entries: list[Record] = []
+        replies = self._checked(server, tasks, traffic, entries)
         try:
-            yield from self._checked(server, tasks, traffic, entries)
+            if self.secure is None or not any(task.cohort for task in tasks.values()):
+                yield from replies
+            else:
+                yield from _summed(self.secure.opened(replies, tasks), entries)
         finally:
             self.on_replies(entries)
 
@@ -213,9 +217,12 @@ class Federation:
                 continue
             sent = size(reply.state) + size(reply.extra)
             traffic.bytes_up += sent
-            entry |= {"images": reply.counts.images, "bytes": sent, "sha256": contribution(reply)}
+            entry |= {"images": reply.counts.images, "bytes": sent}
+            received = reply
             try:
-                if task.kind == "train" and not task.cohort:
+                if task.cohort and self.secure is not None:
+                    self.secure.check(reply, task)
+                elif task.kind == "train":
                     reply = self._decoded(reply, task)
                 check_reply(reply, task)
                 check_counts(reply, len(server.state[HEAD]), server.counts.get(reply.site))
@@ -226,7 +233,7 @@ class Federation:
                     raise
                 traffic.lost[reply.site] = str(error)
                 continue
-            entry["outcome"] = TAKEN
+            entry |= {"outcome": TAKEN, "sha256": contribution(received)}
             if task.kind not in STATELESS:
                 traffic.taken[reply.site] = (task.round, task.wave)
             if task.kind == "train":
@@ -297,7 +304,8 @@ class Federation:
             task = Task(kind, server.round, server.state, _prior(server.members()), AFTER_ALL_WAVES + k)
             tasks = {site: replace(task, taken=server.taken_of(site)) for site in sites}
             traffic = Traffic()
-            server = self.strategy.close_at_server(kind, server, self._exchange(server, tasks, traffic))
+            with closing(self._exchange(server, tasks, traffic)) as replies:
+                server = self.strategy.close_at_server(kind, server, replies)
             self._require(len(traffic.taken), len(tasks), server.round, traffic)
             server = replace(server, taken={**server.taken, **traffic.taken})
         return server
@@ -333,6 +341,22 @@ class Progress:
             return replace(self, age=self.age + 1), server
         best = {BEST + name: tensor for name, tensor in server.state.items()}
         return replace(self, best=losses, age=0), replace(server, extra=server.extra | best, lowest=server.taken)
+
+
+def _summed(replies: Iterator[Reply], entries: list[Record]) -> Iterator[Reply]:
+    """Yield the replies of a secure sum; where there is none, no reply was taken."""
+    there, why = False, "no sum: another site has not answered."
+    try:
+        for reply in replies:
+            there = True
+            yield reply
+    except TrainingError as error:
+        why = str(error)
+        raise
+    finally:
+        for entry in entries if not there else ():
+            if entry.get("outcome") == TAKEN:
+                entry["outcome"] = why
 
 
 def _best(server: ServerState) -> ServerState:

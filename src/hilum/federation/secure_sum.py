@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from hilum.errors import MissingExtra, TrainingError
-from hilum.federation.aggregation import Weight, WeightedMean
+from hilum.federation.aggregation import Weight, WeightedMean, own_rows
 from hilum.federation.messages import LabelCounts, Member, Reply, ServerState, Task, check_reply
+from hilum.federation.strategies.base import Strategy
 from hilum.models.classifier import StateGroup
 from hilum.training.state import State, fingerprint
 
@@ -32,19 +33,42 @@ class SecureSum:
     both derive the mask of a task (HKDF, ChaCha20); one adds it, the other subtracts it. The sum is exact, whatever the
     order of the sites; each value is rounded to 2⁻³³. A mask is of one task: of its weights, round, members and their
     keys. Where a site of the task does not answer there is no sum. It protects against a server that looks, not against
-    one that lies about the keys, and a sum of two is known to both. ``groups``: of every tensor that is averaged.
+    one that hands out keys of its own or asks again with other sites; and a sum of two is known to both. ``groups``: of
+    every tensor that is averaged. ``keeps_rows``: whether a site keeps the rows of the head that it can teach alone.
     """
 
     groups: Mapping[str, StateGroup]
+    keeps_rows: bool = False
 
-    def cohort(
-        self, server: ServerState, weights: Mapping[str, Weight], asked: Mapping[str, LabelCounts]
-    ) -> dict[str, Member]:
-        """Return what every site of a task is told of all of them."""
-        return {
-            site: Member(server.keys.get(site, ""), weights[site].trunk, weights[site].rows, server.taken_of(site))
+    def cohort(self, server: ServerState, strategy: Strategy, asked: Mapping[str, LabelCounts]) -> dict[str, Member]:
+        """Return what every site of a task is told of all of them.
+
+        In a row of the head that one of them alone teaches nobody weighs in: the sum would be that site's row. Raises
+        ``TrainingError`` where no other site of the federation teaches it and the site does not keep it as its own.
+        """
+        everywhere = strategy.weights({**server.members(), **asked})
+        lone = np.sum([weight.rows > 0 for weight in everywhere.values()], 0) == 1
+        for site, weight in everywhere.items():
+            kept = own_rows({**server.counts, **asked}[site]) & self.keeps_rows
+            if len(lost := np.flatnonzero(lone & (weight.rows > 0) & ~kept)):
+                raise TrainingError(
+                    f"Expected two sites or more that teach finding {lost[0] + 1} of the study in a secure sum; found "
+                    f"'{site}' alone, whose row of the head the sum would be. Leave the finding out, let sites keep "
+                    "rows of their own (federation.head: site), or leave federation.secure_sum out."
+                )
+        among = strategy.weights(asked)
+        alone = np.sum([weight.rows > 0 for weight in among.values()], 0) == 1
+        members = {
+            site: Member(
+                server.keys.get(site, ""),
+                among[site].trunk,
+                np.where(alone, 0, among[site].rows),
+                server.taken_of(site),
+            )
             for site in asked
         }
+        _require_several(members)
+        return members
 
     def masked(self, reply: Reply, task: Task, secret: bytes) -> Reply:
         """Do the site's half: return the reply with its weighted state under masks, int64.
@@ -58,11 +82,7 @@ class SecureSum:
                 f"Expected the key of '{reply.site}' among those of the task; found {found}. What the "
                 "site keeps of the run was lost: start the run again with another --out."
             )
-        if len(task.cohort) < 2:
-            raise TrainingError(
-                f"Expected two sites or more in a secure sum; found '{reply.site}' alone. Ask "
-                "more sites: federation.participation, federation.presence."
-            )
+        _require_several(task.cohort)
         check_reply(reply, replace(task, cohort={}))
         mean = WeightedMean(self.groups)
         mean.add(reply.state, Weight(own.trunk, own.rows))
@@ -71,9 +91,20 @@ class SecureSum:
         context = _context(task)
         for site, member in task.cohort.items():
             if site != reply.site:
-                mask = _stream(secret, member.key, context, len(numbers))
+                pair = "/".join(sorted((site, reply.site))).encode()
+                mask = _stream(secret, member.key, context + pair, len(numbers))
                 numbers = numbers + mask if reply.site < site else numbers - mask
         return replace(reply, state=_split(numbers, {name: mean.sums[name].shape for name in names}))
+
+    def check(self, reply: Reply, task: Task) -> None:
+        """Refuse a reply that is not masked weights of the model (``TrainingError``)."""
+        expected = {name: tensor.shape for name, tensor in task.state.items() if name in self.groups}
+        found = {name: tensor.shape for name, tensor in reply.state.items()}
+        if found != expected or any(tensor.dtype != torch.int64 for tensor in reply.state.values()):
+            raise TrainingError(
+                f"Expected masked weights of the model, int64, from '{reply.site}'; found others. Give it the study "
+                "and the version of hilum that the server has."
+            )
 
     def opened(self, replies: Iterable[Reply], tasks: Mapping[str, Task]) -> Iterator[Reply]:
         """Do the server's half: yield the replies, each with the weighted mean of all states in place of its own.
@@ -82,7 +113,7 @@ class SecureSum:
         where a site is missing. Raises ``TrainingError`` where the masks do not cancel.
         """
         task = next(iter(tasks.values()))
-        total = _Total(self.groups, task.state)
+        total = _Total()
         told = [total.add(reply) for reply in replies]
         if len(told) < len(tasks):
             return
@@ -95,24 +126,15 @@ class SecureSum:
 
 @dataclass
 class _Total:
-    """Sum of masked states like ``state``, one at a time."""
+    """Sum of masked states, one at a time."""
 
-    groups: Mapping[str, StateGroup]
-    state: State
     sums: dict[str, Numbers] = field(default_factory=dict)
 
     def add(self, reply: Reply) -> Reply:
         """Add a masked state, and return the rest of the reply."""
-        expected = {name: tensor.shape for name, tensor in self.state.items() if name in self.groups}
-        found = {name: tensor.shape for name, tensor in reply.state.items()}
-        if found != expected or any(tensor.dtype != torch.int64 for tensor in reply.state.values()):
-            raise TrainingError(
-                f"Expected masked weights of the model, int64, from '{reply.site}'; found others. Give it the study "
-                "and the version of hilum that the server has."
-            )
         for name, tensor in reply.state.items():
             numbers = tensor.numpy().view(np.uint64)
-            self.sums[name] = numbers + self.sums[name] if name in self.sums else numbers
+            self.sums[name] = np.asarray(numbers + self.sums[name]) if name in self.sums else numbers
         return replace(reply, state={})
 
     def values(self) -> State:
@@ -125,6 +147,23 @@ class _Total:
                 "again with another --out."
             )
         return values
+
+
+def _require_several(cohort: Mapping[str, Member]) -> None:
+    """Refuse a sum that would be one site's, in the trunk or in a row of the head, or masks that cancel by pairs."""
+    rows = np.sum([member.rows > 0 for member in cohort.values()], 0)
+    if sum(member.trunk > 0 for member in cohort.values()) < 2 or bool((rows == 1).any()):
+        raise TrainingError(
+            "Expected two sites or more that weigh in, in the trunk and in each row of the head, in a secure sum; "
+            "found one alone, whose update the sum would be. Ask more sites (federation.participation, "
+            "federation.presence), let those of one class weigh in (federation.weighting: known), or leave "
+            "federation.secure_sum out."
+        )
+    if len({member.key for member in cohort.values()}) < len(cohort):
+        raise TrainingError(
+            "Expected another key of every site in a secure sum; found one twice. Where a hospital's memory was copied "
+            "from another's, remove it there and start the run again with another --out."
+        )
 
 
 def new_secret() -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from hilum.errors import TrainingError
 from hilum.federation.compression.base import Compression
 from hilum.federation.memory import SiteMemory
 from hilum.federation.messages import STATELESS, Reply, Task
@@ -11,6 +12,7 @@ from hilum.federation.secure_sum import SecureSum, new_secret, public_key
 from hilum.federation.strategies.base import Strategy
 from hilum.training.loop import LocalTrainer
 
+OF_ROUNDS = ("count", "train", "validate")  # tasks; a strategy has others that follow the last round
 RESIDUAL = "residual/"  # of a compressed update, kept beside what the strategy keeps
 
 
@@ -34,6 +36,9 @@ class Worker:
 
     def do(self, task: Task) -> Reply:
         """Do a task and keep what the strategy wants kept; raises ``TrainingError``, ``RunError``."""
+        known = (*OF_ROUNDS, *self.strategy.closing(2))
+        if task.kind not in known:
+            raise TrainingError(f"Expected a task among {', '.join(known)} for '{self.name}'; found '{task.kind}'.")
         kept = self.memory.at(task.taken)
         residual = {name.removeprefix(RESIDUAL): t for name, t in kept.items() if name.startswith(RESIDUAL)}
         kept = {name: t for name, t in kept.items() if not name.startswith(RESIDUAL)}

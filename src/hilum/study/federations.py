@@ -64,16 +64,31 @@ def check_federations(study: Study, sites: Sequence[str]) -> None:
         spec = federation_spec(study, arm)
         if arm not in ALONE:
             build_topology(spec, sites)
-        if spec.secure_sum and share_of(spec.participation, len(sites)) < 2:
-            raise StudyError(
-                f"Expected two sites or more in a round of '{arm}', whose secure sum is of one update otherwise; found "
-                f"{len(sites)} of which {spec.participation:g} take part. Raise federation.participation."
-            )
+        if spec.secure_sum:
+            _require_sums(study, spec, arm, sites)
         strangers = sorted(set(spec.presence) - set(sites))
         if strangers:
             raise StudyError(
                 f"Expected sites among {', '.join(sites)} in the presence of '{arm}'; found {', '.join(strangers)}."
             )
+
+
+def _require_sums(study: Study, spec: FederationSpec, arm: str, sites: Sequence[str]) -> None:
+    """Refuse rounds of one site, whose update the sum would be, and sums of masks that few images show."""
+    presence = presence_of(spec, sites)
+    for round_ in range(1, study.training.rounds + 1):
+        present = sum(round_ in presence[site] for site in sites)
+        if share_of(spec.participation, present) < 2:
+            raise StudyError(
+                f"Expected two sites or more in every round of '{arm}', whose secure sum is of one update otherwise; "
+                f"round {round_} has {present}, of which {spec.participation:g} take part. Change "
+                "federation.participation or federation.presence."
+            )
+    if study.model.neck.name == "conta":
+        raise StudyError(
+            f"Expected no neck 'conta' in '{arm}', whose secure sum would tell the sums of masks of a hospital that "
+            "alone has a finding. Choose another neck, or leave federation.secure_sum out."
+        )
 
 
 def build_compression(spec: FederationSpec, groups: Mapping[str, StateGroup]) -> Compression:
@@ -85,7 +100,7 @@ def build_compression(spec: FederationSpec, groups: Mapping[str, StateGroup]) ->
 
 def build_secure_sum(spec: FederationSpec, groups: Mapping[str, StateGroup]) -> SecureSum | None:
     """Return what hides the updates from the server; None where the study does not ask for it."""
-    return SecureSum(groups) if spec.secure_sum else None
+    return SecureSum(groups, spec.head == "site") if spec.secure_sum else None
 
 
 def rounds_plan(study: Study, spec: FederationSpec, seed: int) -> RoundsPlan:

@@ -17,6 +17,7 @@ from hilum.errors import DataError, HilumError, RunError, StudyError, TrainingEr
 from hilum.federation.audit import AuditLog
 from hilum.federation.messages import contribution
 from hilum.federation.payload import reply_payload, task_of
+from hilum.federation.rounds import size
 from hilum.federation.runtimes.flower_records import FACTS, Envelope, Identity, opened
 from hilum.study.approval import approval, study_digest
 from hilum.study.flower.hospital import HospitalFile, NotApproved, own_site, read_hospital, require_approved
@@ -112,11 +113,12 @@ def do(study: Study, file: HospitalFile, asked: Envelope, entry: dict[str, Any])
     model = new_model(study, key.seed).to(choose_device(study))
     (worker,) = workers_of(study, key, [site], model, memory, study.training.precision, {})
     task = task_of(asked.payload)
+    if (task.kind, task.round, task.wave) != (asked.kind, asked.round, asked.wave):
+        raise TrainingError("Expected the task that its envelope names; found another.")
     reply = take(worker, task, study, key, memory) if task.kind == HAND_OUT else worker.do(task)
-    payload = reply_payload(reply)
-    sent = sum(array.nbytes for array in payload.arrays.values())
-    entry |= {"images": reply.counts.images, "bytes": sent, "sha256": contribution(reply), "masked": bool(task.cohort)}
-    return Envelope.of(identity, task, payload)
+    sent, masked = size(reply.state) + size(reply.extra), task.kind == "train" and worker.secure is not None
+    entry |= {"images": reply.counts.images, "bytes": sent, "sha256": contribution(reply), "masked": masked}
+    return Envelope.of(identity, task, reply_payload(reply))
 
 
 def require_study(study: Study, asked: Envelope) -> None:
