@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -188,7 +188,9 @@ class Federation:
     def _wave(self, server: ServerState, round_: int, wave: int, sites: list[str]) -> Mapping[str, int]:
         return self.topology.next_wave(self.strategy, server, round_, self.plan.rounds, wave, sites)
 
-    def _exchange(self, server: ServerState, tasks: Mapping[str, Task], traffic: Traffic) -> Iterator[Reply]:
+    def _exchange(
+        self, server: ServerState, tasks: Mapping[str, Task], traffic: Traffic
+    ) -> Generator[Reply, None, None]:
         """Yield the replies of the sites, checked and decoded, and note what is lost; log both."""
         entries: list[Record] = []
         replies = self._checked(server, tasks, traffic, entries)
