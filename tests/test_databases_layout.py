@@ -116,6 +116,15 @@ def test_a_path_out_of_the_root_is_an_error(bad):
         layout.relative_paths("d", "t.csv", pd.Series(["a.png", bad], index=[2, 3]))
 
 
+def test_a_file_out_of_the_root_is_not_on_disk(tmp_path):
+    for folder in ("root", "root/images"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.png").touch()
+    (tmp_path / "x.png").touch()
+    paths = ["x.png", "images/x.png", "a..b/x.png", "../x.png", "images/../../x.png", f"{tmp_path}/x.png", "/x.png"]
+    assert layout.on_disk(tmp_path / "root", paths).tolist() == [True, True, *[False] * 5]
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [("Müller.png", "Müller.png"), ("M\udcfcller.png", r"M\xfcller.png"), ("\ud800.png", r"\ud800.png")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
+from shutil import copytree
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 pytest.importorskip("flwr")
 
 from flower_processes import SITES, write_study
+from hilum.databases import DATABASES
 from hilum.errors import DataError, ImageError, RunError, StudyError, TrainingError
 from hilum.federation.audit import verified
 from hilum.federation.memory import SiteMemory
@@ -34,6 +36,7 @@ from hilum.study.flower.folders import write_hospital as write_folder
 from hilum.study.flower.hospital import NotApproved, own_site, read_hospital, require_approved
 from hilum.study.flower.server import begin
 from hilum.study.hospitals import load_sites
+from hilum.study.sections import NamedOptions
 from hilum.study.spec import Study, dump_study, load_study, parse_study, read_mapping
 from hilum.training.state import copy_state, fingerprint, save_state
 
@@ -217,16 +220,60 @@ def test_images_that_do_not_meet_the_study_are_refused_without_a_word_of_them(
     assert not any(secret in log for secret in SECRETS)
 
 
-def test_an_image_outside_of_the_root_is_not_read(tmp_path: Path) -> None:
-    write_study(tmp_path)
-    shared = app_study(load_study(tmp_path / "study.yaml"), SITES, "float32", 1)
-    write_app(tmp_path / "app", shared, {})
-    file = read_hospital(hospital(tmp_path, tmp_path))
-    image = next((tmp_path / "north" / "images").glob("*.png"))
-    image.rename(tmp_path / "elsewhere.png")
-    image.symlink_to(tmp_path / "elsewhere.png")
-    with pytest.raises(DataError, match="1 elsewhere"):
+@pytest.fixture
+def linked(folder: Path, tmp_path: Path) -> Path:
+    """Return a root of its own for 'north', to put links into."""
+    return Path(copytree(folder / "north", tmp_path / "north"))
+
+
+@pytest.mark.parametrize("name", ["images/north00.png", "images", "labels.csv", "boxes.csv"])
+def test_a_link_out_of_the_root_is_refused_before_anything_is_read(
+    name: str, folder: Path, linked: Path, tmp_path: Path, shared: Study
+) -> None:
+    (linked / "labels.csv").write_text("no table of labels")  # a reader would say so
+    (linked / name).rename(tmp_path / "elsewhere")
+    (linked / name).symlink_to(tmp_path / "elsewhere")
+    file = read_hospital(hospital(folder, tmp_path, root=str(linked)))
+    with pytest.raises(DataError, match="found 1 that lead out of it") as caught:
         own_site(shared, file)
+    assert "north00" not in str(caught.value)
+
+
+def test_a_link_that_leads_out_over_another_one_is_refused(
+    folder: Path, linked: Path, tmp_path: Path, shared: Study
+) -> None:
+    (linked / "deeper").mkdir()
+    (linked / "deeper" / "back").symlink_to("..")
+    (linked / "deeper" / "out").symlink_to("back/../absent.csv")  # by its letters inside of the root
+    file = read_hospital(hospital(folder, tmp_path, root=str(linked)))
+    with pytest.raises(DataError, match="found 1 that lead out of it"):
+        own_site(shared, file)
+
+
+def test_links_within_the_root_and_a_root_that_is_a_link_are_read(
+    folder: Path, linked: Path, tmp_path: Path, shared: Study
+) -> None:
+    (linked / "tables").mkdir()
+    (linked / "labels.csv").rename(linked / "tables" / "labels.csv")
+    (linked / "labels.csv").symlink_to("tables/labels.csv")
+    (linked / "images").rename(linked / "films")
+    (linked / "images").symlink_to(linked / "films")
+    (tmp_path / "root").symlink_to(linked)
+    site = own_site(shared, read_hospital(hospital(folder, tmp_path, root=str(tmp_path / "root"))))
+    assert len(site.manifest) == 32
+
+
+def test_a_file_elsewhere_is_read_where_the_hospital_itself_names_it(
+    folder: Path, tmp_path: Path, shared: Study
+) -> None:
+    DATABASES.load("dicom").write_replica(tmp_path / "archive")
+    key = (tmp_path / "archive" / "hilum-id-key").rename(tmp_path / "key")
+    dicom = shared.sites["north"].model_copy(update={"database": NamedOptions(name="dicom")})
+    study = shared.model_copy(update={"sites": {"north": dicom}, "findings": ["Pneumonia"]})
+    options = {"options": {"key_file": str(key)}}
+    site = own_site(study, read_hospital(hospital(folder, tmp_path, root=str(tmp_path / "archive"), **options)))
+    assert len(site.manifest) == 18
+    assert not (tmp_path / "archive" / "hilum-id-key").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ SINGLE_PROBLEMS = 20
 OLDEST_YEARS = 120
 CORNERS = ("x0", "y0", "x1", "y1")
 _NUMBERS = ("age_years", "sex_male")
+_OUTSIDE = r"^(?:/|[A-Za-z]:)|(?:^|/)\.\.(?:/|$)"  # a path that leads out of the folder it is relative to
 
 
 def require_file(database: str, root: Path, *names: str, source: str = "") -> Path:
@@ -167,8 +169,8 @@ def list_names(folder: Path) -> list[str]:
 
 
 def on_disk(root: Path, paths: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which ``paths`` (relative to ``root``, with '/') exist, listing every folder once."""
-    parts = [path.rpartition("/") for path in paths]
+    """Return which ``paths`` (relative to ``root``, with '/') exist under it, listing every folder once."""
+    parts = [("", "", "") if re.search(_OUTSIDE, path) else path.rpartition("/") for path in paths]
     names = {folder: set(list_names(root / folder)) for folder in {part[0] for part in parts}}
     return np.fromiter((name in names[folder] for folder, _, name in parts), dtype=bool, count=len(parts))
 
@@ -215,7 +217,7 @@ def rows_of(which: pd.Series) -> str:
 def relative_paths(database: str, file: str, names: pd.Series) -> pd.Series:
     """Return paths with '/'; raises ``DataError`` for one that leads out of the root."""
     paths = names.str.strip().str.replace("\\", "/", regex=False).str.replace(r"^(\./)+", "", regex=True)
-    outside = paths.str.contains(r"^(?:/|[A-Za-z]:)|(?:^|/)\.\.(?:/|$)", regex=True)
+    outside = paths.str.contains(_OUTSIDE, regex=True)
     if outside.any():
         raise DataError(
             f"{database}: expected paths relative to the root in '{file}'; found paths that lead out of it "

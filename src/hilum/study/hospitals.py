@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,11 +41,12 @@ def load_sites(study: Study, cache: Path) -> list[Site]:
 
 
 def load_own_site(study: Study, name: str, cache: Path) -> Site:
-    """Load one site as a hospital does that sees no other; raises as ``load_sites`` does, and for files elsewhere."""
+    """Load one site as a hospital does that sees no other; raises as ``load_sites`` does, and for links elsewhere."""
     for among, spec in study.sites.items():
-        for plan, manifest, removed in _parts(spec, plan_of(study, among, spec), study.split.seed):
+        whole = plan_of(study, among, spec)
+        _refuse_links_elsewhere(whole)
+        for plan, manifest, removed in _parts(spec, whole, study.split.seed):
             if plan.name == name:
-                _require_inside(plan, manifest)
                 return _load(study, cache, plan, manifest, removed)
     raise StudyError(f"Expected '{name}' among the sites of the study; found {', '.join(study.sites)}.")
 
@@ -54,12 +57,24 @@ def _load(study: Study, cache: Path, plan: SitePlan, manifest: Manifest, removed
     return load_site(plan, manifest, removed, study.findings, images, cache, split, study.images.workers)
 
 
-def _require_inside(plan: SitePlan, manifest: Manifest) -> None:
+def _refuse_links_elsewhere(plan: SitePlan) -> None:
+    """Refuse a root in which a symbolic link leads out of it (``DataError``); the root may be a link itself.
+
+    Nothing is opened. A folder that cannot be listed is passed over.
+    """
     root = plan.root.resolve()
-    outside = sum(not path.resolve().is_relative_to(root) for path in manifest.paths())
-    if outside:
+    folders, elsewhere = [root], 0
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    elsewhere += not Path(os.path.realpath(entry)).is_relative_to(root)
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry))
+    if elsewhere:
         raise DataError(
-            f"Site '{plan.name}': expected every image under {root}; found {outside} elsewhere. Move them there."
+            f"Site '{plan.name}': expected every symbolic link under {root} to stay in there; found {elsewhere} that "
+            f"lead out of it ('find {root} -type l' lists all). Move there what they lead to, or remove them."
         )
 
 
