@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 import hilum as package
@@ -167,6 +168,63 @@ def test_data_check_names_what_a_study_would_refuse(hospital: Path) -> None:
         "labels.csv row 6: the image 'images/here04.png' is not on disk",
     ):
         assert told in problems
+
+
+def write_hospital_file(folder: Path, approved: list[str]) -> Path:
+    """Write a study, and the file of the hospital 'north' beside it."""
+    hospitals.write_study(folder)
+    path = folder / "hospital.yaml"
+    facts = {"site": "north", "root": "north", "memory": "memory", "cache": "cache", "approved": approved}
+    path.write_text(yaml.safe_dump(facts))
+    return path
+
+
+def test_data_check_of_a_hospital_tells_whether_its_node_would_train(tmp_path: Path) -> None:
+    file = write_hospital_file(tmp_path, [])
+    found = hospitals.hilum("federation", "hash", tmp_path / "study.yaml").out.strip()
+    refused = hospitals.hilum("data", "check", "--hospital", file)
+    assert refused.status == 1
+    assert f"code and study: not approved ({found})" in refused.out
+    assert "north: 32 images" in refused.out
+    assert "has not approved" in refused.err
+    file.write_text(file.read_text().replace("[]", f"[{found}]"))
+    outcome = hospitals.hilum("data", "check", "--hospital", file)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert f"code and study: approved ({found})" in outcome.out
+    assert "secret" not in outcome.out
+
+
+def test_data_check_of_a_hospital_names_what_is_left_out(tmp_path: Path) -> None:
+    file = write_hospital_file(tmp_path, [])
+    study = tmp_path / "study.yaml"
+    text = study.read_text().replace("images: {", "images: {on_error: leave_out, ")
+    study.rename(tmp_path / "other.yaml").write_text(text)
+    (tmp_path / "north" / "images" / "north00.png").write_bytes(b"")
+    (tmp_path / "north" / "images" / "north01.png").unlink()
+    out = hospitals.hilum("data", "check", "--hospital", file, "--study", tmp_path / "other.yaml").out
+    assert "north: 30 images" in out
+    assert "labels.csv row 2 (images/north00.png): empty file" in out
+    assert "labels.csv row 3: the image 'images/north01.png' is not on disk" in out
+    assert "\n2 problems:" in out
+    assert f"a study file at {study}; there is none" in hospitals.hilum("data", "check", "--hospital", file).err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ([], "expected NAME and ROOT"),
+        (["folder"], "expected NAME and ROOT"),
+        (["folder", ".", "--study", "study.yaml"], "or --hospital, perhaps with --study"),
+        (["folder", ".", "--hospital", "hospital.yaml"], "expected --study alone"),
+        (["--hospital", "hospital.yaml", "--labels-only"], "expected --study alone"),
+        (["--hospital", "hospital.yaml", "--json"], "expected --study alone"),
+        (["--hospital", "hospital.yaml", "--option", "a=b"], "expected --study alone"),
+    ],
+)
+def test_data_check_is_of_a_database_or_of_a_hospital(arguments: list[str], advice: str) -> None:
+    outcome = hospitals.hilum("data", "check", *arguments)
+    assert outcome.status == 2
+    assert advice in " ".join(outcome.err.split())
 
 
 @pytest.mark.parametrize("name", list(DATABASES))

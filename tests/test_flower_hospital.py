@@ -16,6 +16,7 @@ import yaml
 
 pytest.importorskip("flwr")
 
+import hospitals
 from flower_processes import SITES, write_study
 from hilum.databases import DATABASES
 from hilum.errors import DataError, ImageError, RunError, StudyError, TrainingError
@@ -213,11 +214,32 @@ def test_images_that_do_not_meet_the_study_are_refused_without_a_word_of_them(
     file = hospital(tmp_path, tmp_path)
     next((tmp_path / "north" / "images").glob("*.png")).write_bytes(b"no image")
     envelope = asked(tmp_path, file, "count")
-    assert "requirements" in envelope.lost
+    assert "requirements; 'hilum data check --hospital hospital.yaml' there says more" in envelope.lost
     assert not any(secret in envelope.lost for secret in SECRETS)
     log = capsys.readouterr().err
     assert "DataError" in log
     assert not any(secret in log for secret in SECRETS)
+
+
+def test_what_the_server_is_not_told_is_told_at_the_hospital(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    write_app(tmp_path / "app", app_study(load_study(tmp_path / "study.yaml"), SITES, "float32", 1), {})
+    file, study = hospital(tmp_path, tmp_path), ("--study", tmp_path / "app" / "study.yaml")
+    counted = asked(tmp_path, file, "count").payload
+    assert counted is not None
+    outcome = hospitals.hilum("data", "check", "--hospital", file, *study)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "north: 32 images, 16 of them for training" in outcome.out
+    table = [line.split() for line in outcome.out.splitlines()]
+    labels = reply_of(counted).counts
+    for finding, known, positive in zip(("Nodule", "Effusion"), labels.known, labels.positive, strict=True):
+        assert [finding, str(known), str(positive)] in table
+    image = next((tmp_path / "north" / "images").glob("*.png"))
+    image.write_bytes(b"no image")
+    assert image.name not in asked(tmp_path, file, "count").lost
+    outcome = hospitals.hilum("data", "check", "--hospital", file, *study)
+    assert outcome.status == 1
+    assert image.name in outcome.err
 
 
 @pytest.fixture

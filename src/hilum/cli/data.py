@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from hilum.databases.manifest import Manifest
+    from hilum.sites.site import Site
 
 app = typer.Typer(help="Check a database, or write its manifest.", no_args_is_help=True, rich_markup_mode=None)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A database: see 'hilum list databases'.")]
-Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Where its official download lies.")]
+NAME = typer.Argument(metavar="NAME", help="A database: see 'hilum list databases'.", show_default=False)
+ROOT = typer.Argument(metavar="ROOT", help="Where its official download lies.", show_default=False)
 
 Options = Annotated[
     list[str] | None,
@@ -27,13 +28,21 @@ Options = Annotated[
 
 @app.command(short_help="Count images, patients, boxes, labels, problems.")
 def check(
-    name: Name,
-    root: Root,
+    name: Annotated[str | None, NAME] = None,
+    root: Annotated[Path | None, ROOT] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
     labels_only: Annotated[
         bool, typer.Option("--labels-only", help="Read the label tables alone: no image need be there.")
     ] = False,
     option: Options = None,
+    hospital: Annotated[
+        Path | None,
+        typer.Option(metavar="HOSPITAL.yaml", help="Check what a hospital's node will read, in place of NAME ROOT."),
+    ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(metavar="STUDY.yaml", help="With --hospital: the study. Default: study.yaml beside that file."),
+    ] = None,
 ) -> None:
     """Read a database as it was downloaded, and count: images, patients, views, boxes, labels, problems.
 
@@ -42,7 +51,22 @@ def check(
     With --json: images, patients, studies, views, boxes, masks, findings ({name: {positive, negative, uncertain,
     unknown}}), prevalence ({name: positives / images}), frontal (images, patients and prevalence of the images that
     are known to be frontal), facts (what images cannot tell, such as reports without one) and problems.
+
+    With --hospital, on the machine of a hospital's node: does what the node does before it trains, and says in full
+    what is wrong, of which the server is told the kind alone. Where nothing is, counts images, and known and positive
+    labels of those for training. The status is 0 where the node would train.
     """
+    if hospital is not None:
+        if name is not None or as_json or labels_only or option:
+            raise typer.BadParameter(
+                "expected --study alone beside --hospital, which names the rest itself. Leave out the rest."
+            )
+        _check_hospital(hospital, study or hospital.with_name("study.yaml"))
+        return
+    if name is None or root is None or study is not None:
+        raise typer.BadParameter(
+            "expected NAME and ROOT of a database, or --hospital, perhaps with --study. Give either."
+        )
     from hilum.images.check import unreadable
 
     manifest = _read(name, root, option, labels_only)
@@ -55,8 +79,8 @@ def check(
 
 @app.command(short_help="Write its images, labels and boxes as CSV.")
 def manifest(
-    name: Name,
-    root: Root,
+    name: Annotated[str, NAME],
+    root: Annotated[Path, ROOT],
     out: Annotated[Path, typer.Option(metavar="FILE.csv", help="The CSV to write.", show_default=False)],
     option: Options = None,
 ) -> None:
@@ -83,6 +107,19 @@ def manifest(
         except OSError as error:
             raise DataError(f"Expected to write {path}; the system says: {error.strerror or error}.") from None
         typer.echo(f"{len(table)} {what}: {path}")
+
+
+def _check_hospital(hospital: Path, study: Path) -> None:
+    """Do what a hospital's node does before it trains; raises ``HilumError`` where it would not train."""
+    from hilum.study.approval import approval
+    from hilum.study.flower.hospital import own_site, read_hospital, require_approved
+    from hilum.study.spec import parse_study, read_mapping
+
+    file, spec = read_hospital(hospital), parse_study(read_mapping(study), str(study))
+    found = approval(spec)
+    typer.echo(f"code and study: {'approved' if found in file.approved else 'not approved'} ({found})")
+    typer.echo(_site_table(own_site(spec, file)))
+    require_approved(spec, file)
 
 
 def _read(name: str, root: Path, options: list[str] | None, labels_only: bool = False) -> Manifest:
@@ -144,6 +181,20 @@ def _table(name: str, counts: dict[str, Any]) -> str:
     lines.append(f"{'finding':<28}{'positive':>10}{'negative':>10}{'uncertain':>11}{'unknown':>9}")
     for finding, n in counts["findings"].items():
         lines.append(f"{finding:<28}{n['positive']:>10}{n['negative']:>10}{n['uncertain']:>11}{n['unknown']:>9}")
-    problems = counts["problems"]
-    lines += ["", f"{len(problems)} problems" + (":" if problems else "")]
-    return "\n".join([*lines, *(f"  {problem}" for problem in problems)])
+    return "\n".join([*lines, *_problem_lines(counts["problems"])])
+
+
+def _site_table(site: Site) -> str:
+    """Return the images of a site, and the labels of those for training: what a node tells the server of them."""
+    from hilum.sites.examples import Examples
+
+    train = Examples(((site, site.indices("train")),))
+    lines = [f"{site.name}: {len(site.manifest)} images, {len(train)} of them for training, which have", ""]
+    lines.append(f"{'finding':<28}{'known':>10}{'positive':>10}")
+    for finding, known, positive in zip(site.findings, train.known()[0], train.positive()[0], strict=True):
+        lines.append(f"{finding:<28}{known:>10}{positive:>10}")
+    return "\n".join([*lines, *_problem_lines([*map(str, site.manifest.problems), *map(str, site.left_out)])])
+
+
+def _problem_lines(problems: list[str]) -> list[str]:
+    return ["", f"{len(problems)} problems" + (":" if problems else ""), *(f"  {problem}" for problem in problems)]

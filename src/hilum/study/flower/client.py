@@ -26,6 +26,7 @@ from hilum.study.spec import Study, parse_study, read_mapping
 AUDIT_LOG = "audit.jsonl"  # in the hospital's memory
 SENT = "sent"
 SEE_LOG = "the log of its node says more."
+CHECK = "'hilum data check --hospital hospital.yaml'"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -146,7 +147,7 @@ def told(error: BaseException) -> str:
     if isinstance(cause, OSError) and cause.errno in NO_ROOM:
         return "its disk is full."
     if isinstance(error, DataError | StudyError):
-        return "its images or labels do not meet the study's requirements; 'hilum data check' there says more."
+        return f"its images or labels do not meet the study's requirements; {CHECK} there says more."
     if isinstance(error, RunError):
         return f"what it keeps of the run cannot be used; {SEE_LOG}"
     return f"{type(error).__name__} in its app; {SEE_LOG}"
