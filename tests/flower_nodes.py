@@ -34,7 +34,7 @@ class Time:
 
 @dataclass
 class FakeNode:
-    """A node: what it says its site is, how it answers a task, when it is connected.
+    """A node: what it says its site is, how it answers a task, when it is connected, when it tells its site.
 
     ``registered``: name of its key; None is that of its site.
     """
@@ -44,6 +44,7 @@ class FakeNode:
     connected: Callable[[float], bool] = lambda now: True
     registered: str | None = None
     came: Callable[[float], str] = lambda now: ""
+    tells: Callable[[float], bool] = lambda now: True
 
 
 @dataclass
@@ -82,8 +83,12 @@ class FakeGrid:
         for message_id in message_ids:
             message = self.sent[message_id]
             node = self.nodes[message.metadata.dst_node_id]
-            who = RecordDict({FACTS: ConfigRecord({"site": node.site})})
-            content = who if message.metadata.message_type == WHO else node.answer(message)
+            content: RecordDict | Error | None
+            if message.metadata.message_type == WHO:
+                told = node.tells(self.time.now)
+                content = RecordDict({FACTS: ConfigRecord({"site": node.site})}) if told else None
+            else:
+                content = node.answer(message)
             if content is not None:
                 replies.append(Message(content, reply_to=message))
         return replies

@@ -292,6 +292,65 @@ def test_a_node_that_was_restarted_unseen_is_sent_its_task_again() -> None:
     assert 50 < time.now < 60
 
 
+def silent_until(moment: float) -> tuple[Time, FakeGrid, dict[str, Task]]:
+    """Site a, and b, whose node is connected and tells its site from a moment on."""
+    time = Time()
+    nodes = {1: FakeNode("a", saying(reply("a"))), 2: FakeNode("b", saying(reply("b")), tells=lambda now: now > moment)}
+    return time, FakeGrid(nodes, time), {site: Task("train", 3, {"weight": torch.zeros(2)}) for site in "ab"}
+
+
+def test_a_node_that_does_not_tell_its_site_holds_nobody_up() -> None:
+    time, grid, tasks = silent_until(1e9)
+    found, lost = runtime(grid, "a", "b", enough=0.5).exchange(tasks)
+    assert isinstance(found, Reply)
+    assert isinstance(lost, Lost)
+    assert "not waited for" in lost.reason
+    assert time.now < 5
+
+
+def test_a_node_that_does_not_tell_its_site_is_lost_like_one_that_is_not_there() -> None:
+    time, grid, tasks = silent_until(1e9)
+    over, heard = runtime(grid, "a", "b", absent=90.0, who=40.0), list[tuple[float, Waiting]]()
+    over.tell = lambda waiting: heard.append((time.now, waiting))
+    found, lost = over.exchange(tasks)
+    assert isinstance(found, Reply)
+    assert heard[0][1].done == ("a",)
+    assert heard[0][0] < 5
+    assert isinstance(lost, Lost)
+    assert lost.reason == "its node was not connected for 90 s."
+    assert 90 <= time.now < 95
+    assert grid.types.count(WHO) == 1 + 3  # a once, b at 0, 40 and 80 s
+
+
+def test_a_node_that_tells_its_site_late_is_used_from_then_on() -> None:
+    time, grid, tasks = silent_until(50)
+    for site, found in zip("ab", runtime(grid, "a", "b").exchange(tasks), strict=True):
+        assert isinstance(found, Reply)
+        assert found.site == site
+    assert 50 < time.now < 55
+    assert grid.types.count(WHO) == 2
+
+
+def test_a_node_that_was_gone_before_it_told_its_site_is_asked_anew() -> None:
+    time, grid, tasks = silent_until(50)
+    grid.nodes[2].connected = lambda now: not 20 < now < 30
+    grid.nodes[2].tells = lambda now: False if now < 30 else grid.types.count(WHO) == 3
+    _, found = runtime(grid, "a", "b").exchange(tasks)
+    assert isinstance(found, Reply)
+    assert 30 <= time.now < 35
+
+
+@pytest.mark.parametrize("who", [120.0, 20.0])
+def test_a_site_is_not_asked_before_another_node_of_its_name_has_had_time_to_claim_it(who: float) -> None:
+    time = Time()
+    nodes = {k: FakeNode("a", saying(reply("a")), tells=lambda now, k=k: now > 30 * k) for k in (0, 1)}  # type: ignore[misc]
+    grid = FakeGrid(nodes, time)
+    (found,) = runtime(grid, "a", absent=60.0, who=who).exchange({"a": Task("train", 3, {"weight": torch.zeros(2)})})
+    assert isinstance(found, Lost if who > 30 else Reply)
+    assert grid.types.count(TASK) == (0 if who > 30 else 1)
+    assert 60 <= time.now < 65 if who > 30 else 20 <= time.now < 25
+
+
 def test_a_site_that_two_nodes_claim_is_not_asked() -> None:
     grid = FakeGrid({k: FakeNode("a", saying(reply("a"))) for k in (1, 2)}, Time())
     (lost,) = runtime(grid, "a", absent=10.0).exchange({"a": Task("train", 3)})

@@ -57,9 +57,10 @@ class Grid(Protocol):
 class Limits:
     """How long a site is waited for, in s.
 
-    ``round``: from the task to the reply. ``absent``: for a node that is not connected. ``who``: for a node to tell
-    its site. ``attempts``: times that a task is sent to a site whose node or app is lost meanwhile. ``enough``: share
-    of the replies after which the others are not waited for in ``OF_ROUNDS``; None waits for all.
+    ``round``: from the task to the reply. ``absent``: for a node that is not connected, or does not tell its site.
+    ``who``: after which a node is asked for its site again. ``attempts``: times that a task is sent to a site whose
+    node or app is lost meanwhile. ``enough``: share of the replies after which the others are not waited for in
+    ``OF_ROUNDS``; None waits for all.
     """
 
     round: float = 3600.0
@@ -78,12 +79,21 @@ class Clock:
     poll: float = 1.0
 
 
+@dataclass(frozen=True)
+class Question:
+    """A node was asked for its site, and when."""
+
+    node: int
+    at: float
+
+
 @dataclass
 class Nodes:
     """Which node is at which site. A node tells its site once; one that comes back is known by its key.
 
     ``named``: a node speaks only for the site under whose name its key was registered; in a simulation there are no
-    keys. ``refused``: site → why a node that claims it does not speak for it.
+    keys. ``refused``: site → why a node that claims it does not speak for it. ``asked``: questions on their way, by
+    message id. ``asked_before``: nodes that have answered, or have not in time.
     """
 
     grid: Grid
@@ -92,38 +102,57 @@ class Nodes:
     named: bool = True
     site_of: dict[int, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, Question] = field(default_factory=dict)
+    asked_before: set[int] = field(default_factory=set)
 
     def connected(self) -> dict[str, int]:
-        """Return site → node of the nodes that are connected; a site that two nodes claim has none."""
+        """Return site → node of the connected nodes that have told their site; does not wait for those that have not.
+
+        A site has no node where two claim it, or where another that is registered under its name has yet to answer.
+        """
         online = sorted(self.grid.get_node_ids())
+        self.asked = {message_id: question for message_id, question in self.asked.items() if question.node in online}
         self._ask([node for node in online if node not in self.site_of])
+        registered = self._registered() if self.asked else {}
+        self._hear(registered)
         sites = [self.site_of[node] for node in online if node in self.site_of]
+        if self.named:
+            sites += [registered.get(q.node, "") for q in self.asked.values() if q.node not in self.asked_before]
         return {
             self.site_of[node]: node for node in online if node in self.site_of and sites.count(self.site_of[node]) == 1
         }
 
     def _ask(self, nodes: list[int]) -> None:
-        """Ask nodes for their site; those that do not answer are asked again the next time."""
-        if not nodes:
-            return
-        asked = [
+        """Ask nodes for their site; those that have not answered within ``limits.who`` are asked again."""
+        now = self.clock.now()
+        for message_id, question in list(self.asked.items()):
+            if now - question.at >= self.limits.who:
+                del self.asked[message_id]
+                self.asked_before.add(question.node)
+        waiting = {question.node for question in self.asked.values()}
+        nodes = [node for node in nodes if node not in waiting]
+        messages = [
             Message(RecordDict(), dst_node_id=node, message_type=WHO, ttl=self.limits.who, group_id="who")
             for node in nodes
         ]
-        pending = dict(zip(self.grid.push_messages(asked), nodes, strict=True))
-        registered, deadline = self._registered(), self.clock.now() + self.limits.who
-        while pending and self.clock.now() < deadline:
-            for reply in self.grid.pull_messages(list(pending)):
-                node = pending.pop(reply.metadata.reply_to_message_id)
-                site, name = _told_site(reply), registered.get(node, "")
-                if site and self.named and name != site:
-                    if site not in self.site_of.values():
-                        self.refused[site] = f"one that claims to be it has a key registered {_under(name)}"
-                elif site:
-                    self.site_of[node] = site
-                    self.refused.pop(site, None)
-            if pending:
-                self.clock.sleep(self.clock.poll)
+        for node, message_id in zip(nodes, self.grid.push_messages(messages) if messages else (), strict=True):
+            if message_id:
+                self.asked[message_id] = Question(node, now)
+
+    def _hear(self, registered: Mapping[int, str]) -> None:
+        """Take the answers that are there. A node that names no site, or one that is not its own, is asked again."""
+        for reply in self.grid.pull_messages(list(self.asked)) if self.asked else ():
+            question = self.asked.pop(reply.metadata.reply_to_message_id, None)
+            if question is None:
+                continue
+            self.asked_before.add(question.node)
+            site, name = _told_site(reply), registered.get(question.node, "")
+            if site and self.named and name != site:
+                if site not in self.site_of.values():
+                    self.refused[site] = f"one that claims to be it has a key registered {_under(name)}"
+            elif site:
+                self.site_of[question.node] = site
+                self.refused.pop(site, None)
 
     def _registered(self) -> dict[int, str]:
         """Return the names under which the link's administrator has registered the keys of the nodes, where told."""
