@@ -23,14 +23,15 @@ from flower_nodes import Answer, FakeGrid, FakeNode, Time
 from hilum.errors import TrainingError
 from hilum.federation.compression.base import Compression
 from hilum.federation.memory import SiteMemory
-from hilum.federation.messages import LabelCounts, Lost, Reply, Task
+from hilum.federation.messages import NEVER, LabelCounts, Lost, Reply, Task
 from hilum.federation.payload import reply_payload, task_of
 from hilum.federation.rounds import Federation, RoundsPlan
 from hilum.federation.runtimes.base import Waiting
 from hilum.federation.runtimes.flower import FlowerRuntime, Limits, Nodes
 from hilum.federation.runtimes.flower_records import ARRAYS, FACTS, TASK, WHO, Envelope, Identity, opened
 from hilum.federation.runtimes.in_process import InProcess, Presence
-from hilum.federation.strategies import STRATEGIES
+from hilum.federation.strategies import IMPLIED, STRATEGIES
+from hilum.federation.topology import TOPOLOGIES
 from hilum.federation.topology.star import Star
 from hilum.federation.worker import Worker
 from hilum.training.state import State, copy_state, fingerprint
@@ -48,10 +49,11 @@ def at_work(worker: Worker) -> Answer:
     return answer
 
 
-def worker(name: str, folder: Path, strategy: str = "fedavg") -> Worker:
-    trainer = fake_trainer(fake_site(name, seed=len(name)))
+def worker(name: str, folder: Path, strategy: str = "fedavg", **site: Any) -> Worker:
+    trainer = fake_trainer(fake_site(name, seed=len(name), **site))
     groups = trainer.model.state_groups()
-    return Worker(trainer, SiteMemory(folder / name), STRATEGIES.load(strategy)(groups), Compression(groups))
+    built = STRATEGIES.load(strategy)(groups, **IMPLIED.get(strategy, {}))
+    return Worker(trainer, SiteMemory(folder / name), built, Compression(groups))
 
 
 def runtime(grid: FakeGrid, *sites: str, **limits: Any) -> FlowerRuntime:
@@ -116,25 +118,35 @@ def failing(code: int) -> Answer:
     return lambda _: Error(code, "a reason that may hold a file name: secret7.png")
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "fedprox", "fedbn", "ciil"])
-def test_a_federation_over_nodes_is_the_one_in_process_to_the_bit(strategy: str, tmp_path: Path) -> None:
-    names = ("a", "bb", "ccc")
+# One labels one of the findings, so that there is something to teach; one is large enough for head rows of its own.
+SITES: dict[str, dict[str, Any]] = {"a": {}, "bb": {"train": 6, "unknown": [1]}, "ccc": {"train": 40}}
+REGIONS = {"regions": {"x": ["a", "ccc"], "y": ["bb"]}, "region_rounds": 2}
 
-    def trained(make: Callable[[list[Worker]], Any], folder: Path) -> tuple[str, list[dict[str, Any]]]:
-        model = tiny_model()
-        workers, records = [worker(name, folder, strategy) for name in names], []
-        groups = model.state_groups()
-        over = make(workers)
+
+@pytest.mark.parametrize(
+    ("strategy", "topology"),
+    [*((name, "star") for name in STRATEGIES), *(("fedavg", name) for name in TOPOLOGIES if name != "star")],
+)
+def test_a_federation_over_nodes_is_the_one_in_process_to_the_bit(strategy: str, topology: str, tmp_path: Path) -> None:
+    def trained(make: Callable[[list[Worker]], Any], folder: Path) -> tuple[Any, ...]:
+        model, records = tiny_model(), list[dict[str, Any]]()
+        workers = [worker(name, folder, strategy, **site) for name, site in SITES.items()]
         federation = Federation(
-            STRATEGIES.load(strategy)(groups), Star(), Compression(groups), over, RoundsPlan(3, validate_every=1)
+            workers[0].strategy,
+            TOPOLOGIES.load(topology)(**{"hierarchy": REGIONS}.get(topology, {})),
+            Compression(model.state_groups()),
+            make(workers),
+            RoundsPlan(3, validate_every=1),
         )
         server = federation.run(copy_state(model), folder / "rounds", records.append)
-        return fingerprint(server.state), [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+        kept = [fingerprint(w.memory.at(server.taken.get(w.name, NEVER))) for w in workers]
+        records = [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+        return fingerprint(server.state), fingerprint(server.extra), kept, records
 
     def over_nodes(workers: list[Worker]) -> FlowerRuntime:
         # Node numbers are in another order than the names.
         nodes = {99 - k: FakeNode(w.name, at_work(w)) for k, w in enumerate(workers)}
-        return runtime(FakeGrid(nodes, Time()), *names)
+        return runtime(FakeGrid(nodes, Time()), *SITES)
 
     assert trained(InProcess, tmp_path / "in") == trained(over_nodes, tmp_path / "over")
 
