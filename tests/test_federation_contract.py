@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from fakes import FakeSite, Hospitals, fake_site, fake_trainer, tiny_model
 from hilum.errors import StudyError
 from hilum.federation import aggregation
 from hilum.federation.memory import SiteMemory
-from hilum.federation.messages import NEVER, LabelCounts, Reply, ServerState
+from hilum.federation.messages import NEVER, LabelCounts, Reply, ServerState, Task
 from hilum.federation.rounds import Progress, RoundsPlan, latest_checkpoint, save_checkpoint
 from hilum.federation.strategies import IMPLIED, STRATEGIES
 from hilum.federation.strategies.fedadam import FedAdam
@@ -31,6 +33,7 @@ from hilum.federation.strategies.scaffold import Scaffold
 from hilum.federation.topology import TOPOLOGIES
 from hilum.federation.topology.ring import Ring
 from hilum.federation.topology.star import Star
+from hilum.federation.worker import Worker
 from hilum.images.augmentation import Augmentation
 from hilum.study.spec_federation import FederationSpec
 from hilum.training.optimizers import OptimizerPlan
@@ -38,6 +41,7 @@ from hilum.training.state import State, copy_state, fingerprint
 
 GROUPS = tiny_model().state_groups()
 HEAD = [name for name, group in GROUPS.items() if group == "head"]
+TRUNK = next(name for name, group in GROUPS.items() if group == "trunk")
 WEIGHTS = [name for name, group in GROUPS.items() if group != "norm_stats"]
 # b labels one of the findings, so that there is something to teach; c is large enough for head rows of its own.
 SITES = (fake_site("a"), fake_site("b", train=6, unknown=[1], seed=1), fake_site("c", train=40, seed=2))
@@ -118,6 +122,38 @@ def test_over_every_topology_a_resumed_run_is_an_uninterrupted_one(name: str, tm
     resumed, resumed_kept, rest = loop(tmp_path / "cut", strategy, topology=topology)
     assert prints(resumed, resumed_kept) == prints(whole, kept)
     assert rest == records[2:]
+
+
+def most_alive(folder: Path, strategy: Any, sites: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The most models of replies that were in memory at once, in a round of so many sites with one scratch model."""
+    alive, counts, do = set[int](), [0], Worker.do
+
+    def counted(worker: Worker, task: Task) -> Reply:
+        reply = do(worker, task)
+        trunk = reply.state.get(TRUNK)
+        if trunk is not None and trunk is not task.state[TRUNK]:  # which some replies hand back
+            number = len(counts)
+            alive.add(number)
+            weakref.finalize(trunk, alive.discard, number)
+            counts.append(len(alive))
+        return reply
+
+    trainer = partial(fake_trainer, model=tiny_model(), updates=1)
+    names = [f"{number:03d}" for number in range(sites)]
+    trainers = {name: trainer(fake_site(name, train=4, val=2, seed=int(name))) for name in names}
+    federation = Hospitals(strategy, trainers, folder).federation(RoundsPlan(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "do", counted)
+        federation.run(copy_state(tiny_model()), folder, lambda _: None)
+    return max(counts)
+
+
+@pytest.mark.parametrize(("name", "sites"), [(name, 100 if name == "fedavg" else 10) for name in ALL])
+def test_as_many_models_are_in_memory_for_a_hundred_sites_as_for_four(
+    name: str, sites: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, many = (most_alive(tmp_path / f"{n}", built(name, **STUDY), n, monkeypatch) for n in (4, sites))
+    assert 1 <= many <= few <= 3
 
 
 def test_in_a_study_sites_keep_the_rows_that_they_own_and_their_statistics(
