@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from hilum.errors import DataError, HilumError, RunError, TrainingError
 from hilum.federation.messages import LabelCounts, Lost, Reply, Task
+from hilum.federation.runtimes.base import Waiting
 from hilum.federation.runtimes.in_process import Presence
 from hilum.federation.runtimes.processes import Processes
 from hilum.study.run import run_study
@@ -75,6 +76,16 @@ def test_replies_come_sorted_from_both_processes(two: Processes) -> None:
 def test_sites_are_there_as_in_one_process(two: Processes) -> None:
     assert two.sites(1) == list("abcde")
     assert two.sites(2) == list("abcdef")
+
+
+def test_who_watches_hears_who_has_answered(two: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Waiting] = []
+    monkeypatch.setattr(two, "tell", heard.append)
+    list(two.exchange({"a": task(), "b": task(), "c": task(wait=9)}))
+    assert heard[0] == Waiting("do", 3, (), ("a", "b", "c"))
+    assert heard[-1] == Waiting("do", 3, ("a", "b", "c"), ())
+    assert [len(waiting.done) for waiting in heard] == sorted(len(waiting.done) for waiting in heard)
+    assert all(sorted(waiting.done + waiting.waiting) == ["a", "b", "c"] for waiting in heard)
 
 
 def test_an_error_of_a_site_costs_that_site(two: Processes) -> None:

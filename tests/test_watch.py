@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from fakes import Hospitals, fake_site, tiny_model
 from hilum.errors import TrainingError
+from hilum.federation.messages import Task
 from hilum.federation.runtimes.base import Waiting
+from hilum.federation.runtimes.in_process import InProcess
+from hilum.federation.strategies.fedavg import FedAvg
 from hilum.study.watch import Watch, lines, read_progress
 
 
@@ -36,6 +40,19 @@ def test_tells_round_sites_losses_bytes_and_time_left(tmp_path: Path) -> None:
         "2.00 MiB down, 1.00 MiB up; lost west: its disk is full.; 10 s left"
     )
     assert now == "seed_0/federated/federated round 2/3 train: done north; waiting south, west"
+
+
+def test_a_run_in_process_leaves_who_has_answered(tiny_run: Path) -> None:
+    facts = read_progress(tiny_run) or {}
+    assert facts["task"] is not None
+    assert (facts["done"], facts["waiting"]) == (["north", "south"], [])
+
+
+def test_who_watches_sites_in_process_hears_of_every_answer(tmp_path: Path) -> None:
+    hospitals, heard = Hospitals.of(tmp_path, FedAvg(tiny_model().state_groups()), *map(fake_site, "ab")), []
+    runtime = InProcess(hospitals.workers, tell=heard.append)
+    list(runtime.exchange(dict.fromkeys("ba", Task("count", 3))))
+    assert heard == [Waiting("count", 3, tuple("ab"[:n]), tuple("ab"[n:])) for n in range(3)]
 
 
 def test_tells_the_error_that_ends_the_training(tmp_path: Path) -> None:

@@ -17,24 +17,33 @@ class Advance(Protocol):
 
 
 PLAIN_INTERVAL = 15.0
+DETAIL_INTERVAL = 30.0
 
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Advance]:
-    """Show progress of ``total`` steps on standard error: a bar in a terminal, else a line now and then."""
+    """Show progress of ``total`` steps on standard error: a bar in a terminal, else a line now and then.
+
+    There, what a note says after its first line is a line of its own, where it has changed.
+    """
     if sys.stderr.isatty():
         with _bar(label, total) as advance:
             yield advance
         return
-    done, last, noted = 0, time.monotonic(), ""
+    done, noted, detailed = 0, "", ""
+    last = last_detail = time.monotonic()
 
     def advance_plain(steps: int = 1, note: str = "") -> None:
-        nonlocal done, last, noted
-        done, noted = done + steps, note.partition("\n")[0] or noted
+        nonlocal done, noted, detailed, last, last_detail
+        line, _, detail = note.partition("\n")
+        done, noted = done + steps, line or noted
         now = time.monotonic()
         if now - last >= PLAIN_INTERVAL:
             last = now
             print(f"{label}: {done}/{total} {noted}".rstrip(), file=sys.stderr, flush=True)
+        if detail not in ("", detailed) and now - last_detail >= DETAIL_INTERVAL:
+            detailed, last_detail = detail, now
+            print(f"{label}: {detail}", file=sys.stderr, flush=True)
 
     yield advance_plain
 

@@ -48,3 +48,4 @@ class InProcess:
                 yield self.workers[name].do(tasks[name])
             except (TrainingError, RunError) as error:
                 yield Lost(name, str(error), error)
+        tell_of(tasks, set(names), self.tell)

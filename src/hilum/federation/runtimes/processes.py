@@ -86,6 +86,7 @@ class Processes:
                 tell_of(tasks, {*names[:turn], *done}, self.tell)
                 done |= self._finished()
             yield done.pop(name)
+        tell_of(tasks, set(names), self.tell)
 
     def _free(self) -> list[_Child]:
         """Return the processes that have no task; start those that are not there."""
