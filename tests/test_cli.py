@@ -366,6 +366,23 @@ def test_demo_tells_a_mistake_before_it_draws(
     assert not (tmp_path / "demo").exists()
 
 
+@pytest.mark.parametrize(("options", "out"), [((), "runs/ours"), (("--out", "runs/other"), "runs/other")])
+def test_a_federation_on_this_machine_goes_to_runs_under_the_name_of_its_file(
+    options: tuple[str, ...], out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("flwr")
+    given: list[Any] = []
+    monkeypatch.setattr("hilum.study.spec.load_study", lambda file, _: file)
+    monkeypatch.setattr(
+        "hilum.study.flower.local.run_local", lambda _, run, *rest: given.append(run) or RunDirectory(run)
+    )
+    monkeypatch.setattr("hilum.report.write_report", lambda root: root / "report.html")
+    outcome = hospitals.hilum("federation", "local", "studies/ours.yaml", *options)
+    assert outcome.status == 0, outcome.err
+    assert given == [Path(out)]
+    assert outcome.out == f"report: {out}/report.html\n"
+
+
 @pytest.mark.parametrize(
     ("stop", "told"),
     [

@@ -44,7 +44,9 @@ def init(
 @app.command(short_help="Run it on this machine, over link and nodes on loopback.")
 def local(
     file: File,
-    out: Annotated[Path, typer.Option(help="Run directory.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory. [default: runs/<stem of STUDY.yaml>]", show_default=False)
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override, such as --set training.rounds=10. Repeatable."),
@@ -61,7 +63,7 @@ def local(
     from hilum.study.flower.local import run_local
     from hilum.study.spec import load_study
 
-    run = run_local(load_study(file, set_), out, resume, typer.echo)
+    run = run_local(load_study(file, set_), out or Path("runs") / file.stem, resume, typer.echo)
     typer.echo(f"report: {write_report(run.root)}")
 
 
