@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -367,17 +368,17 @@ def test_demo_tells_a_mistake_before_it_draws(
 
 
 @pytest.mark.parametrize(("options", "out"), [((), "runs/ours"), (("--out", "runs/other"), "runs/other")])
-def test_a_federation_on_this_machine_goes_to_runs_under_the_name_of_its_file(
+def test_a_federation_on_this_machine_goes_to_runs_under_the_name_of_the_study(
     options: tuple[str, ...], out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("flwr")
     given: list[Any] = []
-    monkeypatch.setattr("hilum.study.spec.load_study", lambda file, _: file)
+    monkeypatch.setattr("hilum.study.spec.load_study", lambda file, _: SimpleNamespace(name="ours"))
     monkeypatch.setattr(
         "hilum.study.flower.local.run_local", lambda _, run, *rest: given.append(run) or RunDirectory(run)
     )
     monkeypatch.setattr("hilum.report.write_report", lambda root: root / "report.html")
-    outcome = hospitals.hilum("federation", "local", "studies/ours.yaml", *options)
+    outcome = hospitals.hilum("federation", "local", "study.yaml", *options)
     assert outcome.status == 0, outcome.err
     assert given == [Path(out)]
     assert outcome.out == f"report: {out}/report.html\n"

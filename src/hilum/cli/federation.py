@@ -45,7 +45,7 @@ def init(
 def local(
     file: File,
     out: Annotated[
-        Path | None, typer.Option(help="Run directory. [default: runs/<stem of STUDY.yaml>]", show_default=False)
+        Path | None, typer.Option(help="Run directory. [default: runs/<name of the study>]", show_default=False)
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -63,7 +63,8 @@ def local(
     from hilum.study.flower.local import run_local
     from hilum.study.spec import load_study
 
-    run = run_local(load_study(file, set_), out or Path("runs") / file.stem, resume, typer.echo)
+    study = load_study(file, set_)
+    run = run_local(study, out or Path("runs") / study.name, resume, typer.echo)
     typer.echo(f"report: {write_report(run.root)}")
 
 
