@@ -30,6 +30,7 @@ from PIL import Image
 from hilum.databases.phantoms.render import render
 from hilum.evaluation.bootstrap import MACRO, Estimate, evaluate_classification
 from hilum.evaluation.comparison import paired_difference
+from hilum.evaluation.significance import holm
 from hilum.federation.strategies import IMPLIED, STRATEGIES
 from hilum.randomness import derive_seed
 from hilum.shift.labels import label_emd
@@ -54,6 +55,7 @@ SITES = CLASSES
 SIZE = 64
 EMDS = (0.0, 0.5, 1.0, 1.8)
 TEST, PUBLIC = "test", "public"
+SIGNIFICANT = 0.05  # p of a difference, after Holm
 SHARE = 0.05  # of the public set, beside all training images
 BASE = "federated"  # FedAvg, which the others are compared with
 # Here these give the weights of FedAvg: sites are alike in size and steps, and know all labels; Ditto's common model.
@@ -172,12 +174,20 @@ def study_of(root: Path, seed: int, options: argparse.Namespace) -> Study:
 
 
 def figures_of(runs: Mapping[int, RunDirectory], arms: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return the cells of every arm from the runs of one EMD, by seed."""
+    """Return the cells of every arm from the runs of one EMD, by seed; bold: below 0.05 after Holm over the arms."""
     labels = read_table(next(iter(runs.values())).table("labels", TEST))
     targets, patients = labels[list(FINDINGS)].to_numpy(np.float64), labels["patient"].to_numpy()
     scores = {arm: np.stack([_scores(run, seed, arm) for seed, run in runs.items()]) for arm in arms}
     divergence, crossed = _divergence(runs.values()), _bytes(runs.values())
     cells = {}
+    apart = {
+        arm: paired_difference(scores[arm], scores[BASE], targets, patients, FINDINGS, metrics=("auroc",))[MACRO][
+            "auroc"
+        ]
+        for arm in arms
+        if arm != BASE
+    }
+    corrected = dict(zip(apart, holm([difference.p for difference in apart.values()]), strict=True))
     for arm in arms:
         whole = evaluate_classification(scores[arm], targets, patients, FINDINGS, metrics=("auroc",))[MACRO]["auroc"]
         sd = f" sd {whole.sd:.3f}" if len(runs) > 1 else ""
@@ -188,8 +198,8 @@ def figures_of(runs: Mapping[int, RunDirectory], arms: Sequence[str]) -> dict[st
             "difference": "–",
         }
         if arm != BASE:
-            apart = paired_difference(scores[arm], scores[BASE], targets, patients, FINDINGS, metrics=("auroc",))
-            cells[arm]["difference"] = _with_interval(apart[MACRO]["auroc"], "+.3f")
+            mark = "**" if corrected[arm] < SIGNIFICANT else ""
+            cells[arm]["difference"] = f"{mark}{_with_interval(apart[arm], '+.3f')}{mark}"
     return cells
 
 
