@@ -3,8 +3,8 @@
 Run: python benchmarks/federation.py [overhead] [growth] [compression] [--threads 2]
 overhead: wall time over the local compute inside it (aim: at most 1.05), by number of parameters. The local compute is
 the time inside ``LocalTrainer.fit`` and ``validate``, measured in the same run; what is left is aggregation, checks,
-checkpoints and the log. growth: time a site and peak memory with more sites, a fresh process each. compression: bytes
-and time of one update.
+checkpoints and the logs; freed memory is kept, as in a study. growth: time a site and peak memory with more sites, a
+fresh process each. compression: bytes and time of one update.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from training import FINDINGS, examples
 
+from hilum.allocator import keep_freed_memory
+from hilum.federation.audit import AuditLog
 from hilum.federation.compression import COMPRESSIONS
 from hilum.federation.compression.base import Compression
 from hilum.federation.memory import SiteMemory
@@ -77,7 +79,8 @@ def federate(
         run, key = RunDirectory(Path(folder)), ModelKey(0, "federated", "federated")
         workers = [Worker(t, SiteMemory(run.rounds(key) / t.name), strategy, compression) for t in trainers]
         rounds = RoundsPlan(plan.rounds, plan.rounds)
-        loop = Federation(strategy, Star(), compression, RUNTIMES[runtime](workers), rounds)
+        audit = AuditLog(run.audit_log, {"model": key.path.as_posix()})
+        loop = Federation(strategy, Star(), compression, RUNTIMES[runtime](workers), rounds, on_replies=audit.add)
         started = time.perf_counter()
         loop.run(copy_state(model), run.rounds(key), partial(run.log_round, key))
         return time.perf_counter() - started, TimedTrainer.seconds
@@ -158,6 +161,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     for part in options.parts:
         PARTS[part](options)
 

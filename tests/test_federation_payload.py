@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hilum.errors import TrainingError
-from hilum.federation.messages import LabelCounts, Member, Reply, Task
+from hilum.federation.messages import LabelCounts, Member, Reply, Task, contribution
 from hilum.federation.payload import Payload, reply_of, reply_payload, task_of, task_payload
 from hilum.models.site_heads import FeatureMoments
 from hilum.training.state import State
@@ -79,6 +79,7 @@ def test_a_reply_comes_back_bit_identical(moments: FeatureMoments | None) -> Non
     )
     back = reply_of(reply_payload(sent))
     assert_plain_fields_same(sent, back)
+    assert contribution(back) == contribution(sent)
     assert same(sent.state, back.state)
     assert same(sent.extra, back.extra)
     assert back.counts.images == 9

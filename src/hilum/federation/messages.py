@@ -155,7 +155,7 @@ def contribution(reply: Reply) -> str:
     figures: list[Any] = [reply.site, reply.round, reply.key, repr(reply.loss), reply.updates]
     figures += [counts.images, counts.known.tolist(), counts.positive.tolist(), reply.moments and reply.moments.images]
     figures += [sorted((source, repr(loss)) for source, loss in reply.validation.items())]
-    return hashlib.sha256((json.dumps(figures) + fingerprint(tensors)).encode()).hexdigest()
+    return hashlib.sha256((json.dumps(figures) + fingerprint(tensors, as_laid_out=True)).encode()).hexdigest()
 
 
 def check_reply(reply: Reply, task: Task) -> None:

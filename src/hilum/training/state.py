@@ -59,11 +59,17 @@ def load_facts(path: Path) -> dict[str, Any]:
         raise RunError(f"Expected safetensors in {path}; could not read it ({error}).") from error
 
 
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of names, shapes and bytes of a state."""
+def fingerprint(state: Mapping[str, Tensor], as_laid_out: bool = False) -> str:
+    """Return the SHA-256 of names, shapes and bytes of a state.
+
+    ``as_laid_out``: of the bytes in the order in which they lie in memory, which is faster.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().contiguous().cpu()
+        tensor = state[name].detach().cpu()
+        if as_laid_out and tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+            tensor = tensor.permute(0, 2, 3, 1)
+        tensor = tensor.contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(errors="surrogatepass"))
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
