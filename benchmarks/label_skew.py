@@ -33,6 +33,7 @@ from hilum.evaluation.comparison import paired_difference
 from hilum.evaluation.significance import holm
 from hilum.federation.strategies import IMPLIED, STRATEGIES
 from hilum.randomness import derive_seed
+from hilum.report.rows import SIGNIFICANT
 from hilum.shift.labels import label_emd
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.predictions import read_table
@@ -55,7 +56,6 @@ SITES = CLASSES
 SIZE = 64
 EMDS = (0.0, 0.5, 1.0, 1.8)
 TEST, PUBLIC = "test", "public"
-SIGNIFICANT = 0.05  # p of a difference, after Holm
 SHARE = 0.05  # of the public set, beside all training images
 BASE = "federated"  # FedAvg, which the others are compared with
 # Here these give the weights of FedAvg: sites are alike in size and steps, and know all labels; Ditto's common model.
@@ -180,13 +180,12 @@ def figures_of(runs: Mapping[int, RunDirectory], arms: Sequence[str]) -> dict[st
     scores = {arm: np.stack([_scores(run, seed, arm) for seed, run in runs.items()]) for arm in arms}
     divergence, crossed = _divergence(runs.values()), _bytes(runs.values())
     cells = {}
-    apart = {
-        arm: paired_difference(scores[arm], scores[BASE], targets, patients, FINDINGS, metrics=("auroc",))[MACRO][
-            "auroc"
-        ]
+    against = {
+        arm: paired_difference(scores[arm], scores[BASE], targets, patients, FINDINGS, metrics=("auroc",))
         for arm in arms
         if arm != BASE
     }
+    apart = {arm: found[MACRO]["auroc"] for arm, found in against.items()}
     corrected = dict(zip(apart, holm([difference.p for difference in apart.values()]), strict=True))
     for arm in arms:
         whole = evaluate_classification(scores[arm], targets, patients, FINDINGS, metrics=("auroc",))[MACRO]["auroc"]

@@ -18,34 +18,27 @@ from hospitals import write_hospital
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 SITES = ("north", "south", "west")
-STUDY = """\
-name: tiny
-findings: [Nodule, Effusion]
-sites:
-  north: {database: folder, root: north}
-  south: {database: folder, root: south}
-  west: {database: folder, root: west}
+TRAINING = """\
 seeds: [0]
 images: {size: 32, cache: cache, workers: 1}
 model: {backbone: {name: residual, widths: [4, 6, 8]}}
 training: {rounds: 2, updates: 2, batch: 4, threads: 1, precision: float32, validate_every: 2}
-evaluation: {resamples: 100, gallery: 2}
+"""
+TWO_SITES = """\
+findings: [Nodule, Effusion]
+sites:
+  north: {database: folder, root: north}
+  south: {database: folder, root: south}
+"""
+TWO = f"name: two\n{TWO_SITES}{TRAINING}"
+STUDY = f"""\
+name: tiny
+{TWO_SITES}  west: {{database: folder, root: west}}
+{TRAINING}evaluation: {{resamples: 100, gallery: 2}}
 arms: [federated, scaffold, masked]
 federations:
-  scaffold: {strategy: scaffold}
-  masked: {secure_sum: true, quorum: 1, participation: 1}
-"""
-
-TWO = """\
-name: two
-findings: [Nodule, Effusion]
-sites:
-  north: {database: folder, root: north}
-  south: {database: folder, root: south}
-seeds: [0]
-images: {size: 32, cache: cache, workers: 1}
-model: {backbone: {name: residual, widths: [4, 6, 8]}}
-training: {rounds: 2, updates: 2, batch: 4, threads: 1, precision: float32, validate_every: 2}
+  scaffold: {{strategy: scaffold}}
+  masked: {{secure_sum: true, quorum: 1, participation: 1}}
 """
 
 

@@ -99,14 +99,14 @@ def audit(
     from hilum.errors import RunError
     from hilum.federation.audit import agreed, verified
 
-    server = verified(log / "audit.jsonl" if log.is_dir() else log)
+    server = verified(log)
     if last is not None and not server.holds(last):
         raise RunError(
             f"Expected a line with the hash {last} in {log}; found none. Lines were cut off or written anew."
         )
     typer.echo(f"{log}: {len(server.entries)} entries, whole; last hash {server.last}")
     for path in hospitals or []:
-        site = verified(path / "audit.jsonl" if path.is_dir() else path)
+        site = verified(path)
         typer.echo(f"{path}: {len(site.entries)} entries, whole; last hash {site.last}")
         typer.echo(f"{agreed(server, site)} replies that the server took are those that were sent")
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from hilum.errors import RunError
-from hilum.training.state import append
+from hilum.training.state import append, not_written
 
 Entry = dict[str, Any]
+AUDIT_LOG = "audit.jsonl"  # of a run, and in the memory of a hospital
 BEFORE_ALL = "0" * 64
 LONGEST = 2**20  # bytes of a line
 LONGEST_WORDS = 1000  # characters; some come from others
@@ -44,7 +45,7 @@ class AuditLog:
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 append(self.path, self._lines(entries).encode())
         except OSError as error:
-            raise RunError(f"Expected to write {self.path}; the system says: {error.strerror or error}.") from error
+            raise not_written(self.path, error) from error
 
     def _lines(self, entries: Sequence[Mapping[str, Any]]) -> str:
         number, last = self._end()
@@ -90,7 +91,8 @@ def digest_of(entry: Mapping[str, Any]) -> str:
 
 
 def verified(path: Path) -> Chain:
-    """Read a log; raises ``RunError`` that names the first line that was changed, removed or put in."""
+    """Read a log, or that of a directory; raises ``RunError`` that names the first line that does not follow."""
+    path = path / AUDIT_LOG if path.is_dir() else path
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -59,6 +59,10 @@ class Member:
     rows: NDArray[np.float64]
     taken: Moment = NEVER
 
+    def facts(self) -> list[Any]:
+        """Return its fields in order, as JSON takes them."""
+        return [self.key, self.trunk, self.rows.tolist(), self.taken]
+
 
 @dataclass(frozen=True)
 class Task:

@@ -54,7 +54,7 @@ def task_payload(task: Task) -> Payload:
         "visit": task.visit,
         "taken": task.taken,
         "lowest": task.lowest,
-        "cohort": {name: [m.key, m.trunk, m.rows.tolist(), m.taken] for name, m in task.cohort.items()},
+        "cohort": {name: member.facts() for name, member in task.cohort.items()},
     }
     return Payload(arrays, json.dumps(facts | {"tensors": tensors}))
 

@@ -199,7 +199,7 @@ def _stream(secret: bytes, key: str, context: bytes, count: int) -> Numbers:
 
 def _context(task: Task) -> bytes:
     """Return the digest of a task, the same at every site of it: no two tasks share a mask."""
-    members = {name: [m.key, m.trunk, m.rows.tolist(), m.taken] for name, m in sorted(task.cohort.items())}
+    members = {name: member.facts() for name, member in sorted(task.cohort.items())}
     facts = [task.round, task.wave, task.visit, task.global_prior.tolist(), members, fingerprint(task.state)]
     return hashlib.sha256(b"hilum secure sum " + json.dumps(facts).encode()).digest()
 

@@ -12,7 +12,6 @@ from hilum.federation.secure_sum import SecureSum, new_secret, public_key
 from hilum.federation.strategies.base import Strategy
 from hilum.training.loop import LocalTrainer
 
-OF_ROUNDS = ("count", "train", "validate")  # tasks; a strategy has others that follow the last round
 RESIDUAL = "residual/"  # of a compressed update, kept beside what the strategy keeps
 
 
@@ -36,7 +35,7 @@ class Worker:
 
     def do(self, task: Task) -> Reply:
         """Do a task and keep what the strategy wants kept; raises ``TrainingError``, ``RunError``."""
-        known = (*OF_ROUNDS, *self.strategy.closing(2))
+        known = sorted({"train", *STATELESS, *self.strategy.closing(2)})
         if task.kind not in known:
             raise TrainingError(f"Expected a task among {', '.join(known)} for '{self.name}'; found '{task.kind}'.")
         kept = self.memory.at(task.taken)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hilum.errors import RunError
+from hilum.federation.audit import AUDIT_LOG
 from hilum.training.state import append, write_atomically
 
 
@@ -47,7 +48,7 @@ class RunDirectory:
     @property
     def audit_log(self) -> Path:
         """One JSON line for every reply, chained."""
-        return self.root / "audit.jsonl"
+        return self.root / AUDIT_LOG
 
     def rounds(self, key: ModelKey) -> Path:
         """Checkpoints of a model's rounds."""

@@ -92,12 +92,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(
-                f"Expected {len(data) / 2**20:.1f} MiB of free space for {path}; the disk is full. "
-                "What was computed is kept: free some space and repeat the command (hilum study: with --resume)."
-            ) from error
-        raise RunError(f"Expected to write {path}; the system says: {error.strerror or error}.") from error
+        raise not_written(path, error, f"{len(data) / 2**20:.1f} MiB of free space for") from error
 
 
 def append(path: Path, lines: bytes) -> None:
@@ -111,9 +106,14 @@ def append(path: Path, lines: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             os.truncate(path, size)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(
-                f"Expected free space for one more line of {path}; the disk is full. "
-                "What was computed is kept: free some space and repeat the command (hilum study: with --resume)."
-            ) from error
-        raise RunError(f"Expected to write {path}; the system says: {error.strerror or error}.") from error
+        raise not_written(path, error, "free space for one more line of") from error
+
+
+def not_written(path: Path, error: OSError, needed: str = "free space for") -> RunError:
+    """Return what to tell of a file that could not be written; ``needed``: what a full disk lacks."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(
+            f"Expected {needed} {path}; the disk is full. "
+            "What was computed is kept: free some space and repeat the command (hilum study: with --resume)."
+        )
+    return RunError(f"Expected to write {path}; the system says: {error.strerror or error}.")

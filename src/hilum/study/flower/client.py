@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict  # type: ignore[
 from flwr.clientapp import ClientApp  # type: ignore[import-not-found, unused-ignore]
 
 from hilum.errors import DataError, HilumError, RunError, StudyError, TrainingError
-from hilum.federation.audit import AuditLog
+from hilum.federation.audit import AUDIT_LOG, AuditLog
 from hilum.federation.messages import contribution
 from hilum.federation.payload import reply_payload, task_of
 from hilum.federation.rounds import size
@@ -23,7 +23,6 @@ from hilum.study.approval import approval, study_digest
 from hilum.study.flower.hospital import HospitalFile, NotApproved, own_site, read_hospital, require_approved
 from hilum.study.spec import Study, parse_study, read_mapping
 
-AUDIT_LOG = "audit.jsonl"  # in the hospital's memory
 SENT = "sent"
 SEE_LOG = "the log of its node says more."
 CHECK = "'hilum data check --hospital hospital.yaml'"
