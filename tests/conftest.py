@@ -6,6 +6,7 @@ Test files import the fixtures below from nowhere: keep them here when this file
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,17 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tiny_study: Path) -> Path:
-    """The finished run directory of ``tiny_study``; not to be changed."""
+def tiny_run(tiny_study: Path) -> Iterator[Path]:
+    """The finished run directory of ``tiny_study``; not to be changed, or the order of the tests would count."""
     from hospitals import hilum
 
     run = tiny_study.parent / "run"
     outcome = hilum("study", tiny_study, "--out", run)
     assert outcome.status == 0, outcome.err
-    return run
+    written = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    yield run
+    changed = {path for path in run.rglob("*") if written.get(path) != path.stat().st_mtime_ns}
+    assert not changed | (written.keys() - set(run.rglob("*"))), changed
 
 
 @pytest.fixture(scope="session")
