@@ -85,9 +85,10 @@ def patient_weights(patients: ArrayLike, resamples: int, rng: np.random.Generato
     with one generator continues its sequence.
     """
     names, member = np.unique(np.asarray(patients), return_inverse=True)
-    draws = (rng.integers(len(names), size=len(names)) for _ in range(resamples))
-    counts = [np.bincount(draw, minlength=len(names)).astype(np.uint16)[member] for draw in draws]
-    return np.array(counts, dtype=np.uint16).reshape(resamples, len(member))
+    n = len(names)
+    draws = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
+    counts = np.bincount(draws.ravel(), minlength=resamples * n).reshape(resamples, n)
+    return counts.astype(np.uint16)[:, member]
 
 
 def interval(values: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
