@@ -72,8 +72,10 @@ def write_fake_evaluation(run: Path) -> Path:
         ]
     beside = {"gaussian_prior": 0.12, "shuffled": 0.08}
     localization = [{"sd": 0.01, "findings": 1} | r | beside for r in overall("localization")]
-    test = {"arm": "federated", "model": "federated", "seeds": 3, "site": "north", "finding": "Pneumonia"}
-    lesions = {"n": 34, "boxed": 34, "lesions": 1.2, "control": 0.3, "value": 0.9, "low": 0.6, "high": 1.2, "p": 1e-4}
+    test = {"arm": "federated", "model": "federated", "seeds": 3}
+    places = [{"site": site, "finding": finding} for site, (finding,) in BOXED.items()]
+    lesions = {"n": 34, "boxed": 34, "lesions": 1.2, "control": 0.3, "value": 0.9, "low": 0.6, "high": 1.2}
+    lesions |= {"p": 1e-4, "p_holm": 2e-4}
     border = {"positives": 61, "n": 155, "negatives_of": "own", "whole": 0.9, "whole_low": 0.85, "whole_high": 0.95}
     border |= {"value": 0.52, "low": 0.45, "high": 0.59, "odds": 1.5, "border_odds": 0.1}
     content = {
@@ -87,8 +89,8 @@ def write_fake_evaluation(run: Path) -> Path:
         "validation": True,
         "classification": classification,
         "localization": localization,
-        "lesions": [test | lesions],
-        "borders": [test | border],
+        "lesions": [test | place | lesions for place in places],
+        "borders": [test | place | border for place in places],
     }
     content["checks"] = [
         {"arm": arm, "model": arm, "seeds": 3, "site": site, "finding": finding, "check": check}

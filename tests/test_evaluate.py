@@ -26,10 +26,12 @@ from hilum.evaluation.significance import friedman_nemenyi, holm
 from hilum.localization.components import detect
 from hilum.report import write_report
 from hilum.study.evaluation.comparisons import COMPARED_MAPS
+from hilum.study.evaluation.erasing import with_corrected_lesions
 from hilum.study.evaluation.localization import _records
 
 REFERENCE = (Path(__file__).parents[1] / "docs/reference/run-directory.md").read_text(encoding="utf-8")
 FINDINGS = list(hospitals.FINDINGS)
+SCORES = ("auroc", "average_precision")
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +188,83 @@ def test_differences_between_arms_are_corrected_as_a_family(run: Path, content: 
     for metric, p in (("auroc", "p_delong"), ("average_precision", "p"), ("pointing_game", "p"), ("iou", "p")):
         for chosen in (lambda r: r["finding"] == "macro", lambda r: r["finding"] != "macro"):
             family = [r for r in content["comparisons"] if r["metric"] == metric and chosen(r)]
+            family = [r for r in family if r["site"] != "macro" and (r["finding"] != "macro" or r["findings"] > 1)]
             values = [np.nan if r[p] is None else r[p] for r in family]
             expected = [None if np.isnan(v) else pytest.approx(v) for v in holm(values)]
             assert [r["p_holm"] for r in family] == expected
-    assert {(r["site"], r["against"]) for r in content["comparisons"]} == {
-        ("north", "local"), ("south", "local"), *((s, "pooled") for s in ("north", "south", "east"))
-    }  # fmt: skip
+    assert {(r["site"], r["against"], r.get("against_model")) for r in content["comparisons"]} == COMPARED
+
+
+COMPARED = {
+    *((site, arm, None) for site in ("north", "south", "macro") for arm in ("local", "pooled")),
+    ("east", "pooled", None),
+    *(("east", "local", model) for model in ("north", "south")),
+}
+
+
+def test_a_macro_of_one_finding_has_the_p_of_that_finding(content: dict[str, Any]) -> None:
+    records = [r for r in content["comparisons"] if r["site"] != "macro" and r["against"] == "pooled"]
+    once = [r for r in records if r["finding"] == "macro" and r["findings"] == 1 and r["metric"] in SCORES]
+    assert once
+    for macro in once:
+        head = {k: macro[k] for k in ("site", "metric", "value", "n")}
+        (single,) = [r for r in records if r["finding"] != "macro" and r.items() >= head.items()]
+        assert [macro[k] for k in ("p", "p_holm", "tests")] == [single[k] for k in ("p", "p_holm", "tests")]
+
+
+def test_what_is_told_is_tested_against_chance(run: Path, content: dict[str, Any]) -> None:
+    found = [r for r in content["classification"] if r["arm"] == "federated" and "p" in r]
+    assert {(r["metric"], r["site"]) for r in found} == {("auroc", s) for s in ("north", "south", "east")}
+    labels = table(run, "labels", "east")
+    exact = delong(scores(run, "east"), labels[FINDINGS].to_numpy(float), labels["patient"], FINDINGS)
+    assert of(found, site="east", finding="Nodule")["p"] == pytest.approx(exact["Nodule"].p)
+    p = [np.nan if r["p"] is None else r["p"] for r in found]
+    assert [r["p_holm"] for r in found] == [None if np.isnan(v) else pytest.approx(v) for v in holm(p)]
+
+
+def test_tests_of_lesions_are_corrected_for_their_number() -> None:
+    records = with_corrected_lesions([{"p": 0.01, "site": "north"}, {"p": 0.04}, {"p": float("nan")}])
+    assert records[0] == {"p": 0.01, "site": "north", "p_holm": pytest.approx(0.02)}
+    assert [r["p_holm"] for r in records[1:]] == [pytest.approx(0.04), pytest.approx(np.nan, nan_ok=True)]
+
+
+@pytest.mark.parametrize("kind", ["labels", "boxes"])
+def test_runs_of_another_truth_are_not_compared(kind: str, run: Path, tmp_path: Path) -> None:
+    other = copy(run, tmp_path / "other")
+    path = other / kind / "north.csv"
+    found = pd.read_csv(path)
+    if kind == "labels":
+        found["Nodule"] = 1 - found["Nodule"]
+    else:
+        found["x0"] = found["x0"] / 2
+    found.to_csv(path, index=False)
+    outcome = hospitals.hilum("evaluate", run, "--against", other, "--out", tmp_path)
+    assert outcome.status == 1
+    assert f"Expected the same {kind} of the test images in both runs; found others of Nodule in other at north" in (
+        outcome.err
+    )
+
+
+def reseeded(run: Path, target: Path, *seeds: int) -> Path:
+    """Copy the federated arm of a run with its models, of seeds 0 and 1, under other numbers and in their order."""
+    copy(run, target, "federated")
+    for folder in sorted(target.rglob("seed_*"), reverse=True):
+        folder.rename(folder.with_name(f"seed_{seeds[int(folder.name[-1])]}"))
+    text = (target / "study.yaml").read_text()
+    (target / "study.yaml").write_text(re.sub(r"seeds:\n(- \d\n)+", f"seeds: {[*seeds][::-1]}\n", text))
+    return target
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [((0, 1), {0.0}), ((5, 6), {None})])
+def test_seeds_of_two_runs_are_paired_by_their_number(
+    run: Path, tmp_path: Path, seeds: tuple[int, int], spread: set[float | None]
+) -> None:
+    other = reseeded(run, tmp_path / "other", *seeds)
+    outcome = hospitals.hilum("evaluate", run, "--against", other, "--out", tmp_path)
+    assert outcome.status == 0, outcome.err
+    found = [r for r in hospitals.json_of(tmp_path / "evaluation.json")["differences"] if r["metric"] == "auroc"]
+    assert {r["value"] for r in found} == {0.0}
+    assert {r["sd"] for r in found} == spread
 
 
 def test_maps_of_the_arms_are_compared_on_the_same_images(content: dict[str, Any]) -> None:
@@ -200,14 +273,19 @@ def test_maps_of_the_arms_are_compared_on_the_same_images(content: dict[str, Any
     for record in found:
         key = {k: record[k] for k in ("site", "finding", "metric")}
         ours, theirs = (
-            of(content["localization"], arm=arm, model=record["site"] if arm == "local" else arm, **key)
-            for arm in ("federated", record["against"])
+            of(content["localization"], arm=arm, model=model, **key)
+            for arm, model in (
+                ("federated", "federated"),
+                (
+                    record["against"],
+                    record.get("against_model", record["site"] if record["against"] == "local" else "pooled"),
+                ),
+            )
         )
         assert record["value"] == pytest.approx(ours["value"] - theirs["value"])
         assert record["n"] == ours["n"]
-    assert {(r["site"], r["against"]) for r in found} == {
-        ("north", "local"), ("south", "local"), *((s, "pooled") for s in ("north", "south", "east"))
-    }  # fmt: skip
+    compared = {(r["site"], r["against"], r.get("against_model")) for r in found}
+    assert compared == {key for key in COMPARED if key[0] != "macro"}
 
 
 def test_detections_of_shuffled_maps_stand_beside_those_of_the_model(run: Path, content: dict[str, Any]) -> None:
@@ -492,12 +570,13 @@ def keys_of(heading: str) -> list[str]:
 def test_keys_are_those_of_the_reference(content: dict[str, Any], itself: Path) -> None:
     found = content | {k: hospitals.json_of(itself)[k] for k in ("against", "differences")}
     assert set(found) == set(keys_of("evaluation.json"))
-    optional = {"reliability", "slope", "intercept", "p_delong", "positives"}
+    optional = {"reliability", "slope", "intercept", "p_delong", "positives", "against_model"}
+    optional_of = {"classification": {"p", "p_holm"}}
     names = ("thresholds", "classification", "localization", "checks", "lesions", "borders", "calibration")
     for name in (*names, "comparisons", "ranks"):
         for record in found[name]:
             assert (
-                set(keys_of(f"evaluation.json: {name}")) - optional
+                set(keys_of(f"evaluation.json: {name}")) - optional - optional_of.get(name, set())
                 <= set(record)
                 <= set(keys_of(f"evaluation.json: {name}"))
             )

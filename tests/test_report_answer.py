@@ -42,10 +42,13 @@ def set_pointing(content: dict[str, Any], low: float) -> None:
 
 def test_tells_and_finds_on_phantoms(tmp_path: Path) -> None:
     found = answer_of(write_fake_run(tmp_path))
-    assert found.short.startswith("On phantoms: Yes. The federated model tells 3 of 3 findings")
+    assert found.short.startswith("On phantoms: In part. The federated model tells 3 of 3 findings")
     assert "Pneumonia (told at north, children and valley, found at north)" in found.short
     assert "Macro, mean over 3 training sites: average precision 0.8" in found.short
     assert "; AUROC 0.8" in found.short
+    assert found.short.endswith(
+        "Not tested whether it is the disease or the site: Pneumonia at north; Tuberculosis at harbour."
+    )
     assert "say nothing about patients" in text(found)
     assert "Not evaluated" in text(found)
 
@@ -68,7 +71,8 @@ def test_differences_are_better_worse_or_equal_within() -> None:
     assert in_words(Figure(0.05, 0.02, 0.08)).endswith("+0.080], not corrected)")
     assert in_words(Figure(0.05, 0.02, 0.08), 0.049).startswith("better (+0.050")
     assert in_words(Figure(-0.05, -0.08, -0.02), 0.05).startswith("no difference shown (−0.050")
-    assert in_words(Figure(0.01, -0.01, 0.03), 0.01).startswith("equal within ±0.030")
+    assert in_words(Figure(0.01, -0.01, 0.03), 0.5).startswith("equal within ±0.030")
+    assert in_words(Figure(0.01, -0.01, 0.03), 0.01).startswith("no difference shown")
     assert in_words(Figure(reason="no label")) == "no label"
 
 
@@ -85,12 +89,17 @@ def test_every_arm_is_compared_site_by_site(tmp_path: Path) -> None:
 def with_p(run: Path, p: float) -> None:
     """Give every difference between the arms the corrected p of an evaluation."""
     compared = json.loads((run / "metrics.json").read_text())["comparisons"]
-    keys = {(r["against"], r["site"], r["finding"], r["metric"]) for r in compared}
-    names = ("against", "site", "finding", "metric")
+    outside = {site["name"] for site in json.loads((run / "sites.json").read_text()) if site["role"] == "outside"}
+    keys = [
+        {k: r[k] for k in ("against", "site", "finding", "metric")}
+        | ({"against_model": r["against_model"]} if r["against"] == "local" and r["site"] in outside else {})
+        for r in compared
+        if r["against"] != "local" or r["site"] in outside or r["against_model"] == r["site"]
+    ]
 
     def corrected(content: dict[str, Any]) -> None:
         kept = [r for r in content["comparisons"] if r["metric"] not in ("auroc", "average_precision")]
-        tested = [dict(zip(names, key, strict=True), arm="federated", p=p / 2, p_holm=p) for key in sorted(keys)]
+        tested = [{**key, "arm": "federated", "p": p / 2, "p_holm": p} for key in keys]
         empty = {"n": 34, "value": None, "low": None, "high": None, "tests": len(tested)}
         content["comparisons"] = [r | {"p_holm": p} for r in kept] + [empty | r for r in tested]
 
@@ -198,10 +207,10 @@ def test_an_evaluated_run_is_answered_with_its_tail_failures_and_verdicts(tmp_pa
     evidence = dict(found.evidence)
     assert found.short.startswith("On phantoms: Yes. ")
     assert evidence["Long tail"] == [
-        "Medium (Pneumonia and Effusion): average precision 0.800 [0.70, 0.90] where chance is 0.447, pooled 0.800.",
-        "Tail (Tuberculosis): average precision 0.800 [0.70, 0.90] where chance is 0.480, pooled 0.800.",
+        "Medium (Pneumonia and Effusion): average precision 0.800 [0.70, 0.90] where chance is 0.447; pooled 0.800.",
+        "Tail (Tuberculosis): average precision 0.800 [0.70, 0.90] where chance is 0.480; pooled 0.800.",
     ]
-    assert evidence["Disease or site"] == ["Disease: Pneumonia at north."]
+    assert evidence["Disease or site"] == ["Disease: Pneumonia at north; Tuberculosis at harbour."]
     assert evidence["Where localization fails"] == [
         "Nowhere: pointing game, IoU, AP@0.3 and RoDeO are above every control, with their intervals."
     ]
@@ -209,7 +218,7 @@ def test_an_evaluated_run_is_answered_with_its_tail_failures_and_verdicts(tmp_pa
     assert not any(line.startswith(("Not evaluated", "No films")) for line in found.missing)
     page = render(read_run(run))
     assert "boxes never enter training" in page
-    assert "Disease: Pneumonia at north." in page
+    assert "Disease: Pneumonia at north; Tuberculosis at harbour." in page
 
 
 def test_chance_is_left_out_where_it_is_not_that_of_the_mean(tmp_path: Path) -> None:
@@ -220,7 +229,7 @@ def test_chance_is_left_out_where_it_is_not_that_of_the_mean(tmp_path: Path) -> 
 
     change(run, "evaluation.json", other)
     tail = dict(answer_of(run).evidence)["Long tail"]
-    assert tail[0] == "Medium (Effusion): average precision 0.800 [0.70, 0.90], pooled 0.800."
+    assert tail[0] == "Medium (Effusion): average precision 0.800 [0.70, 0.90]; pooled 0.800."
     assert tail[1].startswith("No finding has fewer than 100 training images that show it")
 
 
@@ -322,6 +331,89 @@ def test_what_is_told_by_the_border_is_no_plain_yes(tmp_path: Path, negatives: s
     assert short.endswith(f"{start}: Pneumonia at north ({word}).")
 
 
+LARGE = {"value": 0.85, "low": 0.8, "high": 0.9}
+SMALL = {"value": 0.52, "low": 0.45, "high": 0.59}
+
+
+@pytest.mark.parametrize(
+    ("lesions", "border", "said"),
+    [
+        (
+            {},
+            LARGE | {"negatives_of": "others"},
+            "half or more is told of the border of the film alone: {} (disease and",
+        ),
+        (
+            {},
+            LARGE,
+            "Lesions count, but half or more is told of the border of the film alone: {} (disease and border).",
+        ),
+        ({"low": -0.1}, SMALL, "Neither lesions nor the border of the film are shown to count: {}."),
+        ({"p_holm": 0.07}, SMALL, "Neither lesions nor the border of the film are shown to count: {}."),
+        ({"n": 3}, {"low": None}, "Neither lesions nor the border of the film are shown to count: {}."),
+        (None, None, "Not tested whether it is the disease or the site: {}."),
+    ],
+)
+def test_what_may_be_the_site_is_no_plain_yes(
+    tmp_path: Path, lesions: dict[str, Any] | None, border: dict[str, Any] | None, said: str
+) -> None:
+    """At the hospital of positives only, too."""
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+
+    def harbour(content: dict[str, Any]) -> None:
+        for name, values in (("lesions", lesions), ("borders", border)):
+            content[name] = [content[name][0], *([content[name][1] | values] if values is not None else [])]
+
+    assert answer_of(run).short.startswith("On phantoms: Yes. ")
+    change(run, "evaluation.json", harbour)
+    short = answer_of(run).short
+    assert short.startswith("On phantoms: In part. ")
+    assert said.format("Tuberculosis at harbour") in short
+
+
+def test_a_finding_is_told_only_where_the_corrected_p_says_so(tmp_path: Path) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+
+    def chance(content: dict[str, Any], p: float) -> None:
+        for record in content["classification"]:
+            if record["metric"] == "auroc" and record["finding"] == "Tuberculosis":
+                record |= {"p": p / 3, "p_holm": p}
+
+    change(run, "evaluation.json", lambda c: chance(c, 0.01))
+    assert "tells 3 of 3 findings" in answer_of(run).short
+    change(run, "evaluation.json", lambda c: chance(c, 0.06))
+    found = answer_of(run)
+    assert found.short.startswith("On phantoms: In part. The federated model tells 2 of 3 findings")
+    said = dict(found.evidence)["Classification"]
+    assert "and p < 0.05 corrected for the number of pairs" in said[0]
+    assert said[1].startswith("Not shown to be above 0.5: Tuberculosis at south")
+
+
+def test_an_outside_site_is_compared_with_every_local_model(tmp_path: Path) -> None:
+    said = dict(answer_of(write_fake_run(tmp_path)).evidence)["Federated against local"]
+    assert "valley (against north's model) better" in said[0]
+    assert not any("No such figure at valley" in s for s in said)
+
+
+def test_the_tail_and_the_mean_over_sites_are_compared(tmp_path: Path) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+    head = {"arm": "federated", "site": "macro", "metric": "average_precision", "n": 100, "findings": 2, "tests": 3}
+
+    def means(content: dict[str, Any]) -> None:
+        content["comparisons"] += [
+            {**head, "against": arm, "finding": name, "value": -0.08, "low": -0.13, "high": -0.03, "p": p, "p_holm": p}
+            for arm, p in (("local", 0.2), ("pooled", 0.01))
+            for name in ("macro", "tail")
+        ]
+
+    change(run, "evaluation.json", means)
+    evidence = dict(answer_of(run).evidence)
+    worse, open_ = "worse (−0.080 [−0.130, −0.030], p 0.010 corrected)", "no difference shown (−0.080"
+    assert evidence["Federated against pooled"][0] == f"Macro, mean over the training sites: average precision {worse}."
+    assert f"; against local {open_}" in evidence["Long tail"][1]
+    assert evidence["Long tail"][1].endswith(f"; against pooled {worse}.")
+
+
 @pytest.mark.parametrize(
     ("low", "boxes", "word", "meaning"),
     [
@@ -338,7 +430,7 @@ def test_the_border_is_judged_by_its_low_bound_and_lesions_only_with_boxes(
 
     def border(content: dict[str, Any]) -> None:
         content["lesions"] = [content["lesions"][0] | {"low": -0.1}] if boxes else []
-        content["borders"][0] |= {"value": 0.86, "low": low, "high": 0.88}
+        content["borders"] = [content["borders"][0] | {"value": 0.86, "low": low, "high": 0.88}]
 
     change(run, "evaluation.json", border)
     (said,) = dict(answer_of(run).evidence)["Disease or site"]
@@ -372,7 +464,7 @@ def test_a_site_below_chance_is_named_and_is_no_plain_yes(tmp_path: Path) -> Non
     change(run, "metrics.json", inverted)
     found = answer_of(run)
     assert found.short.startswith("On phantoms: In part. ")
-    assert found.short.endswith("Below 0.5: Tuberculosis at south (0.283 [0.24, 0.32]).")
+    assert "Below 0.5: Tuberculosis at south (0.283 [0.24, 0.32])." in found.short
     said = dict(found.evidence)["Classification"]
     assert said[1].startswith(
         "Below 0.5, with the whole interval, so ranked the wrong way round: Tuberculosis at south"

@@ -57,8 +57,8 @@ class Resampled:
 
     @property
     def values(self) -> Floats:
-        """Mean over the seeds (K,)."""
-        return self.seeds.mean(axis=0)
+        """Mean over the seeds (K,) that have the figure."""
+        return mean_of_known(self.seeds, axis=0)
 
     @property
     def spread(self) -> float:
@@ -88,7 +88,7 @@ def patient_weights(patients: ArrayLike, resamples: int, rng: np.random.Generato
     n = len(names)
     draws = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
     counts = np.bincount(draws.ravel(), minlength=resamples * n).reshape(resamples, n)
-    return counts.astype(np.uint16)[:, member]
+    return np.take(counts.astype(np.uint16), member, axis=1)
 
 
 def interval(values: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
@@ -104,6 +104,16 @@ def interval(values: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def mean_of_known(values: Floats, axis: int) -> Floats:
+    """Return the mean over an axis of the values that are not NaN; NaN where all are."""
+    known = ~np.isnan(values)
+    if known.all():
+        return np.asarray(values.mean(axis=axis))
+    count = known.sum(axis=axis)
+    total = np.where(known, values, 0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
 def resample(statistic: Statistic, patients: ArrayLike, resamples: int, seed: int) -> Resampled:
     """Compute a statistic on the full sample and on resamples of its patients.
 
@@ -117,7 +127,7 @@ def resample(statistic: Statistic, patients: ArrayLike, resamples: int, seed: in
     rows = max(1, BLOCK // count)
     full = statistic(np.ones((1, count), dtype=np.uint16))[0]
     blocks = [
-        statistic(patient_weights(patients, min(rows, resamples - start), rng)).mean(axis=1)
+        mean_of_known(statistic(patient_weights(patients, min(rows, resamples - start), rng)), axis=1)
         for start in range(0, resamples, rows)
     ]
     return Resampled(full, np.concatenate([np.empty((0, full.shape[1])), *blocks]))
@@ -153,9 +163,9 @@ def macro(sample: Resampled) -> Resampled:
     known = ~np.isnan(deviations)
     total = np.where(known, deviations, 0).sum(axis=1)
     mean = np.divide(total, known.sum(axis=1), out=np.full(len(total), np.nan), where=known.any(axis=1))
-    seeds = sample.seeds[:, taken].mean(axis=1, keepdims=True)
+    seeds = mean_of_known(sample.seeds[:, taken], axis=1)[:, None]
     seen = np.concatenate([sample.resamples[:, taken], sample.values[None, taken]])
-    return Resampled(seeds, np.clip(seeds.mean() + mean[:, None], np.nanmin(seen), np.nanmax(seen)))
+    return Resampled(seeds, np.clip(np.nanmean(seeds) + mean[:, None], np.nanmin(seen), np.nanmax(seen)))
 
 
 def evaluate_classification(
@@ -221,7 +231,7 @@ def evaluate_sites(
         for name in rows_of:
             for site, part in zip(names, parts, strict=True):
                 tables[site][name][metric] = part[name].estimate(level)
-            tables[MACRO][name][metric] = _mean_figure([part[name] for part in parts]).estimate(level)
+            tables[MACRO][name][metric] = mean_figure([part[name] for part in parts]).estimate(level)
     return tables
 
 
@@ -273,10 +283,11 @@ def figures_of(
         for k, name in enumerate(findings)
     }
     means = {MACRO: findings, **{name: members for name, members in (groups or {}).items() if members}}
-    return {**figures, **{name: _mean_figure([figures[f] for f in members]) for name, members in means.items()}}
+    return {**figures, **{name: mean_figure([figures[f] for f in members]) for name, members in means.items()}}
 
 
-def _mean_figure(figures: Sequence[Figure]) -> Figure:
+def mean_figure(figures: Sequence[Figure]) -> Figure:
+    """Return the mean of figures resampled together, over those that ``Resampled.averaged`` takes."""
     sample = Resampled(
         np.concatenate([f.sample.seeds for f in figures], axis=1),
         np.concatenate([f.sample.resamples for f in figures], axis=1),

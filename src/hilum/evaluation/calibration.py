@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -76,7 +76,9 @@ def evaluate_calibration(
 ) -> dict[str, Estimate]:
     """Return the calibration error of each finding, and of ``'macro'``, with patient-bootstrap intervals.
 
-    Shapes and errors as in ``evaluate_classification``.
+    Shapes and errors as in ``evaluate_classification``. Few images make the value too high, and resamples of them
+    higher still: the interval is the basic one (Davison and Hinkley 1997, equation 5.6), which takes that off, so that
+    it may lie below the value. It holds an error of 0.1 or more nearly nine times in ten, one next to 0 less often.
     """
     p, t, who = check_seeds(probabilities, targets, patients, findings)
     sample = resample(
@@ -85,7 +87,7 @@ def evaluate_calibration(
         resamples,
         seed,
     )
-    return {name: figure.estimate(level) for name, figure in figures_of(sample, t, findings).items()}
+    return {name: _basic(figure.estimate(level)) for name, figure in figures_of(sample, t, findings).items()}
 
 
 def reliability(probabilities: ArrayLike, targets: ArrayLike, bins: int = BINS) -> Reliability:
@@ -120,6 +122,12 @@ def fit_prior_shift(probabilities: ArrayLike, targets: ArrayLike) -> Correction:
 def fit_platt(probabilities: ArrayLike, targets: ArrayLike) -> Correction:
     """Return slope and intercept together (Platt 1999), as ``fit_temperature``; the slope is positive."""
     return _fit(probabilities, targets, slope=True, intercept=True)
+
+
+def _basic(estimate: Estimate) -> Estimate:
+    """Return an estimate of which the percentile interval becomes the basic one, cut at 0."""
+    low, high = (2 * estimate.value - end for end in (estimate.high, estimate.low))
+    return replace(estimate, low=float(np.maximum(low, 0)), high=float(np.maximum(high, 0)))
 
 
 def _fit(probabilities: ArrayLike, targets: ArrayLike, slope: bool, intercept: bool) -> Correction:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import t as student
 
 from hilum.evaluation import METRICS
 from hilum.evaluation.bootstrap import (
@@ -17,8 +18,10 @@ from hilum.evaluation.bootstrap import (
     Resampled,
     check_seeds,
     figures_of,
+    mean_figure,
     resample_metric,
 )
+from hilum.randomness import derive_seed
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,7 @@ def paired_difference(
     """Return metric(a) - metric(b), per finding and macro, on the same resamples of the same patients.
 
     Shapes as in ``evaluate_classification``; a and b may differ in their number of seeds, and ``sd`` is the
-    spread of the seed-by-seed differences where they do not. ``p`` is two-sided: twice the smaller share of
-    resamples at or beyond 0, with one added to count and total (Davison and Hinkley 1997, chapter 4).
+    spread of the seed-by-seed differences where they do not. ``p`` is that of ``two_sided_p``.
     """
     a, t, who = check_seeds(scores_a, targets, patients, findings)
     b, _, _ = check_seeds(scores_b, targets, patients, findings)
@@ -57,18 +59,66 @@ def paired_difference(
     return table
 
 
-def two_sided_p(differences: ArrayLike) -> float:
-    """Return the two-sided bootstrap p value of resampled differences (R,) against 0; NaN without any."""
+def paired_over_sites(
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    targets: ArrayLike,
+    patients: ArrayLike,
+    sites: ArrayLike,
+    findings: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    metrics: Sequence[str] = tuple(METRICS),
+    level: float = LEVEL,
+) -> dict[str, dict[str, Difference]]:
+    """Return metric(a) - metric(b) as means over findings, then over sites, each site's patients resampled apart.
+
+    As ``paired_difference``, with what ``evaluate_sites`` takes: ``sites`` (N,), and ``groups``, name → findings of
+    means beside ``'macro'``; an empty group has none.
+    """
+    a, t, who = check_seeds(scores_a, targets, patients, findings)
+    b, _, _ = check_seeds(scores_b, targets, patients, findings)
+    where = np.asarray(sites).astype(str)
+    names = (MACRO, *(name for name, members in groups.items() if members))
+    table: dict[str, dict[str, Difference]] = {name: {} for name in names}
+    for metric in metrics:
+        parts = []
+        for site in dict.fromkeys(where.tolist()):
+            rows = where == site
+            samples = [
+                resample_metric(metric, one[:, rows], t[rows], who[rows], resamples, derive_seed(seed, site))
+                for one in (a, b)
+            ]
+            parts.append(figures_of(_subtract(*samples), t[rows], findings, groups))
+        for name in names:
+            table[name][metric] = difference_of(mean_figure([part[name] for part in parts]), level)
+    return table
+
+
+def two_sided_p(differences: ArrayLike, n: int) -> float:
+    """Return the two-sided bootstrap p value of resampled differences (R,) of ``n`` images against 0; NaN without any.
+
+    Twice the smaller share of resamples at or beyond 0, with one added to count and total (Davison and Hinkley 1997,
+    chapter 4). Where none is, that is 2 / (R + 1) however far away 0 lies, which no correction for many tests survives:
+    then, if it is smaller, the tail of Student's t with the resamples' mean and spread and n - 1 degrees of freedom.
+    """
     d = np.asarray(differences, dtype=np.float64)
     d = d[~np.isnan(d)]
     if not len(d):
         return float("nan")
-    return float(min(1.0, 2 * (1 + min((d <= 0).sum(), (d >= 0).sum())) / (len(d) + 1)))
+    beyond = int(min((d <= 0).sum(), (d >= 0).sum()))
+    counted = min(1.0, 2 * (1 + beyond) / (len(d) + 1))
+    mean, spread = abs(d.mean()), d.std()
+    if beyond or n < 2 or spread < 1e-9 * mean:
+        return counted
+    return float(min(counted, 2 * student.sf(mean / spread, n - 1)))
 
 
 def difference_of(figure: Figure, level: float) -> Difference:
     """Return a resampled difference with its interval and p value."""
-    return Difference(**vars(figure.estimate(level)), p=two_sided_p(figure.sample.resamples[:, 0]))
+    return Difference(**vars(figure.estimate(level)), p=two_sided_p(figure.sample.resamples[:, 0], figure.n))
 
 
 def _subtract(a: Resampled, b: Resampled) -> Resampled:

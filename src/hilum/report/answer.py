@@ -91,20 +91,26 @@ def _means(run: RunDirectory, results: Results) -> list[str]:
 
 
 def _limits(rows: list[Row]) -> list[str]:
-    """Return what forbids a plain yes: ranked the wrong way round, told by the border, maps that fail a check."""
+    """Return what forbids a plain yes: ranked the wrong way round, perhaps the site that is told, maps in doubt."""
     found = {row.finding for row in rows if row.is_found}
     below = [f"{row.place} ({figure_text(row.auroc)})" for row in rows if row.below]
-    blind = [f"{row.place} ({row.verdict})" for row in rows if row.finding in found and _by_border(row)]
+    seen = [row for row in rows if row.finding in found]
+    blind = [f"{row.place} ({row.verdict})" for row in seen if row.verdict.startswith(("partly", "border", "site"))]
+    half = [f"{row.place} ({row.verdict})" for row in seen if row.verdict.startswith("disease and")]
+    untold = [row.place for row in seen if row.is_found and row.verdict.startswith(("open", "not known"))]
+    untested = [row.place for row in seen if row.is_found and not row.verdict]
     doubted = [f"{row.place}, {' and '.join(row.likeness)}" for row in rows if row.found == IN_DOUBT]
     said = [f"Below 0.5: {'; '.join(below)}."] if below else []
     said += [f"Found, but in doubt: {'; '.join(doubted)}."] if doubted else []
     if blind:
         said.append(f"Told at least in part by the border of the film, lesions not shown to count: {'; '.join(blind)}.")
+    if half:
+        said.append(f"Lesions count, but half or more is told of the border of the film alone: {'; '.join(half)}.")
+    if untold:
+        said.append(f"Neither lesions nor the border of the film are shown to count: {'; '.join(untold)}.")
+    if untested:
+        said.append(f"Not tested whether it is the disease or the site: {'; '.join(untested)}.")
     return said
-
-
-def _by_border(row: Row) -> bool:
-    return row.verdict.startswith(("partly", "border", "site"))
 
 
 def _both(rows: list[Row], finding: str) -> str:

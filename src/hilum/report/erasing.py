@@ -11,6 +11,7 @@ from hilum.report.numbers import plural
 
 Record = Mapping[str, Any]
 MOST = 0.5
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Verdict:
 def judge(lesions: Record | None, border: Record | None) -> Verdict:
     """Return the verdict of both tests; None where one could not be made.
 
-    Lesions count where the interval of the difference lies above 0. The border counts where the interval of its AUROC
+    Lesions count where the interval of the difference lies above 0, and p, corrected for the number of tests, is below
+    0.05. The border counts where the interval of its AUROC
     lies above 0.5, or below it (inverted: what is told is told the wrong way round); partly, unless the end of that
     interval nearest to 0.5 is at least half as far from it as the AUROC of whole films. It tells the site where the
     negatives are those of other sites.
@@ -58,6 +60,8 @@ def _looks(record: Record | None) -> tuple[bool | None, str]:
         return None, f"boxes on only {plural(record['n'], 'film')}"
     if record["low"] is None:
         return None, "boxes of too few patients"
+    if record["low"] > 0 and (record.get("p_holm") or 0.0) >= SIGNIFICANT:
+        return False, "not shown to lose more without the lesions, p corrected for the number of tests"
     if record["low"] > 0:
         return True, "it loses more without the lesions than without as much elsewhere"
     if record["high"] < 0:

@@ -24,6 +24,7 @@ MAP_COLUMNS = {
     "iobb>0.1": "T(IoBB) 0.1",
     "iobb>0.5": "T(IoBB) 0.5",
     "false_boxes_iou@0.1": "false boxes, T(IoU) 0.1",
+    "false_boxes_iobb@0.1": "false boxes, T(IoBB) 0.1",
     "pixel_auprc": "pixel AUPRC",
     "ap@0.3": "AP@0.3",
     "ap@0.5": "AP@0.5",
@@ -155,9 +156,9 @@ def _localization(content: Record) -> Table:
         "maps",
         "Maps against boxes",
         "Maps are cut where the IoU on validation images with boxes is highest, or, with fewer than 10 of these, each "
-        "by itself (Otsu). T(…) is the share of images above that ratio. False boxes are those an image with IoBB ≤ "
-        "0.1. AP and FROC also count false alarms on images without the finding; RoDeO judges what is called by "
-        "place, shape and finding.",
+        "by itself (Otsu). T(…) is the share of images above that ratio. False boxes: those an image of no more than "
+        "that ratio with every true box. AP and FROC also count false alarms on images without the finding; RoDeO "
+        "judges what is called by place, shape and finding.",
         ["site", "finding", "arm", "n", "cut at", *MAP_COLUMNS.values()],
         rows,
     )
@@ -251,9 +252,9 @@ def _erased(content: Record) -> Table:
                         _site(site),
                         finding_name(finding),
                         arm,
+                        judge(lesion, border).text,
                         *_losses(lesion),
                         *_borders(border),
-                        judge(lesion, border).text,
                     ]
                 )
     return Table(
@@ -272,14 +273,14 @@ def _erased(content: Record) -> Table:
             "site",
             "finding",
             "arm",
+            "verdict",
             "n",
             "lesions",
             "elsewhere",
             "difference",
-            "p",
+            "p corrected",
             "whole AUROC",
             "border alone",
-            "verdict",
         ],
         rows,
     )
@@ -290,7 +291,7 @@ def _losses(record: Record | None) -> list[str]:
         return [NONE] * 5
     falls = [_number(record[name]).replace("-", MINUS) for name in ("lesions", "control")]
     beyond = difference(record["value"], record["low"], record["high"])
-    return [count(record["n"]), *falls, beyond, p_value(record["p"])]
+    return [count(record["n"]), *falls, beyond, p_value(record.get("p_holm", record["p"]))]
 
 
 def _borders(record: Record | None) -> list[str]:
@@ -312,8 +313,9 @@ def _calibration(content: Record) -> Table:
         "calibration",
         "Expected calibration error",
         "Mean over findings of the distance between probability and frequency, lower is better; few images make it too "
-        "high, and its interval higher still. Temperature: one slope a finding, fitted on validation patients of the "
-        "hospitals that taught the model. Prior: and one shift a site, fitted on its own validation patients.",
+        "high, and the interval, which is corrected for that, may lie below it. Temperature: one slope a finding, "
+        "fitted on validation patients of the hospitals that taught the model. Prior: and one shift a site, fitted on "
+        "its own validation patients.",
         ["site", "arm", "as predicted", "temperature", "and prior of the site"],
         rows,
     )
@@ -337,7 +339,8 @@ def _tests(every: Sequence[Record], what: str, title: str) -> Table:
         "tests",
         title,
         f"Macro over findings, 95 % intervals of the patient bootstrap. p: DeLong's for AUROC, else the bootstrap's; "
-        f"corrected (Holm) within one metric, over up to {tests} tests. Single findings are in evaluation.json.",
+        f"corrected (Holm) within one metric, sites and means over sites apart, over up to {tests} tests. A macro of "
+        "one finding has the p of that finding, corrected over all single ones, which are in evaluation.json.",
         ["site", what.lower(), "figure", "difference", "p", "p corrected"],
         rows,
     )
@@ -409,6 +412,8 @@ def _threshold(record: Record) -> str:
 
 def _pair(record: Record) -> str:
     names = [record["arm"], record["against"]]
+    if "against_model" in record and "model" not in record:
+        return f"{names[0]} − {names[1]} {record['against_model']}"
     if "model" in record and names[0] == names[1] == "local":
         return f"local {record['model']}"
     return f"{names[0]} − {names[1]}" if names[0] != names[1] or "model" not in record else names[0]

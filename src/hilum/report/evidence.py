@@ -12,7 +12,7 @@ from hilum.evaluation.long_tail import TAIL
 from hilum.report.evaluation import ALIKE, COMPARED_MAPS, CONTROLS, finding_name, p_value
 from hilum.report.numbers import count, difference, listing, plural, score
 from hilum.report.read import MACRO, RunDirectory
-from hilum.report.results import METRICS, Results, above_controls
+from hilum.report.results import METRICS, Figure, Results, above_controls
 from hilum.report.rows import (
     BETTER,
     DECIDED,
@@ -65,8 +65,9 @@ def classified(rows: list[Row]) -> list[str]:
     few = [row for row in rows if row.auroc.value is not None and row.told is None]
     not_told = [f"{row.place} ({figure_text(row.auroc)})" for row in known if not row.told and not row.below]
     below = [f"{row.place} ({figure_text(row.auroc)})" for row in known if row.below]
+    surely = " and p < 0.05 corrected for the number of pairs" if any(row.p is not None for row in known) else ""
     said = [
-        f"AUROC above 0.5, with its whole interval, in {sum(bool(r.told) for r in known)} of "
+        f"AUROC above 0.5, with its whole interval{surely}, in {sum(bool(r.told) for r in known)} of "
         f"{plural(len(known), 'pair')} of finding and site."
     ]
     if not_told:
@@ -79,38 +80,68 @@ def classified(rows: list[Row]) -> list[str]:
 
 
 def compared(run: RunDirectory, results: Results, arm: str) -> list[str]:
-    """Say how the federated arm tells findings beside another."""
-    sites = [s for s in run.sites if arm != "local" or not s.outside]
+    """Say how the federated arm tells findings beside another; at an outside site, beside each local model."""
+    places: list[tuple[str, str | None]] = []
+    for site in run.sites:
+        models = [own.name for own in results.training] if arm == "local" and site.outside else [None]
+        places += [(site.name, model) for model in models]
     p = corrected(run)
-    said, absent = [], []
+    said, absent = _over_sites(run, arm), []
     for metric, name in METRICS.items():
-        macros = [(s, results.difference(arm, s.name, MACRO, metric)) for s in sites]
+        macros = [(s, m, results.difference(arm, s, MACRO, metric, m)) for s, m in places]
         known = [
-            f"{s.name} {in_words(f, p.get((arm, s.name, MACRO, metric)))}" for s, f in macros if f.value is not None
+            f"{_place(s, m)} {in_words(f, p.get((arm, m, s, MACRO, metric)))}"
+            for s, m, f in macros
+            if f.value is not None
         ]
         if known:
             said.append(f"Macro {name} by site: {'; '.join(known)}.")
-            absent = [s.name for s, f in macros if f.value is None]
+            there = {s for s, _, f in macros if f.value is not None}
+            absent = [_place(s, m if s in there else None) for s, m, f in macros if f.value is None]
     if not said:
         said.append("No site has a macro figure under both arms.")
     if absent:
-        said.append(f"No such figure at {listing(absent)}.")
-    return said + _singles(run, results, arm, [s.name for s in sites])
+        said.append(f"No such figure at {listing([*dict.fromkeys(absent)])}.")
+    return said + _singles(run, results, arm, places)
 
 
-def _singles(run: RunDirectory, results: Results, arm: str, sites: list[str]) -> list[str]:
+def _place(site: str, model: str | None) -> str:
+    return site if model is None else f"{site} (against {model}'s model)"
+
+
+def _over_sites(run: RunDirectory, arm: str) -> list[str]:
+    """Say how the macro figures, as means over the sites that train, are beside another arm's."""
+    records = {r["metric"]: r for r in _means(run, arm) if r["finding"] == MACRO}
+    parts = [f"{name} {_in_words(records[metric])}" for metric, name in METRICS.items() if metric in records]
+    return [f"Macro, mean over the training sites: {'; '.join(parts)}."] if parts else []
+
+
+def _means(run: RunDirectory, arm: str) -> list[Record]:
+    """Return the differences to an arm of means over the sites that train."""
+    records = run.evaluation["comparisons"] if run.evaluation is not None else []
+    return [r for r in records if (r["arm"], r["against"], r["site"]) == (FEDERATED, arm, MACRO)]
+
+
+def _in_words(record: Record) -> str:
+    return in_words(Figure(record["value"], record["low"], record["high"]), record["p_holm"])
+
+
+def _singles(run: RunDirectory, results: Results, arm: str, places: list[tuple[str, str | None]]) -> list[str]:
     p = corrected(run)
     shown: dict[str, list[str]] = {}
     rest = 0
-    for finding, site in product(run.run.findings, sites):
-        figure, own = results.difference(arm, site, finding), p.get((arm, site, finding, "auroc"))
+    for finding, (site, model) in product(run.run.findings, places):
+        figure, own = (
+            results.difference(arm, site, finding, model=model),
+            p.get((arm, model, site, finding, "auroc")),
+        )
         if figure.low is None or figure.high is None:
             continue
         word = word_of(figure.low, figure.high, own)
         if word in (BETTER, WORSE):
             how = ", not corrected for the number of comparisons" if own is None else ""
             beside = "" if own is None else f", p {p_value(own)} corrected"
-            text = f"{finding_name(finding)} at {site} ({difference(figure.value)}{beside})"
+            text = f"{finding_name(finding)} at {_place(site, model)} ({difference(figure.value)}{beside})"
             shown.setdefault(f"{word} in AUROC{how}", []).append(text)
         else:
             rest += 1
@@ -241,7 +272,9 @@ def tail(run: RunDirectory) -> list[str]:
         }
         if FEDERATED in found:
             own = found[FEDERATED]
-            beside = f", pooled {score(found['pooled']['value'])}" if "pooled" in found else ""
+            beside = "".join(
+                f"; {text}" for arm in ("local", "pooled") if (text := _group_against(run, arm, name, found))
+            )
             chance = _chance(run, groups[name], own)
             where = "" if chance is None else f" where chance is {score(chance)}"
             said.append(
@@ -255,6 +288,14 @@ def tail(run: RunDirectory) -> list[str]:
             f"No finding has fewer than {TAIL} training images that show it: this run is silent about rare ones."
         )
     return said
+
+
+def _group_against(run: RunDirectory, arm: str, group: str, found: Mapping[str, Record]) -> str:
+    """Say how a group of findings is beside another arm; "" where it has no figure there."""
+    for record in _means(run, arm):
+        if (record["finding"], record["metric"]) == (group, "average_precision"):
+            return f"against {arm} {_in_words(record)}"
+    return f"{arm} {score(found[arm]['value'])}" if arm in found else ""
 
 
 def _chance(run: RunDirectory, members: list[str], mean: Record) -> float | None:

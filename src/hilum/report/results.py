@@ -131,13 +131,18 @@ class Results:
         values = tuple(f.value for f in known if f.value is not None)
         return replace(known[0], value=sum(values) / len(values), low=None, high=None, seeds=(), spread=values)
 
-    def difference(self, against: str, site: str, finding: str, metric: str = "auroc") -> Figure:
-        """Return the paired difference federated minus ``against`` at a site; local is the site's own model."""
+    def difference(
+        self, against: str, site: str, finding: str, metric: str = "auroc", model: str | None = None
+    ) -> Figure:
+        """Return the paired difference federated minus ``against`` at a site.
+
+        local is the site's own model, or the ``model`` that is named.
+        """
         found = [
             c
             for c in self.run.comparisons
             if (c.against, c.site, c.finding, c.metric, c.arm) == (against, site, finding, metric, "federated")
-            and (against != "local" or c.against_model in (None, site))
+            and (against != "local" or c.against_model in (None, model or site))
         ]
         chosen: Comparison | None = next((c for c in found if c.seed == ALL_SEEDS), None)
         if chosen is None and len(self.run.run.seeds) == 1 and found:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hilum.evaluation.bootstrap import FEWEST
-from hilum.report.erasing import Verdict, judge
+from hilum.report.erasing import SIGNIFICANT, Verdict, judge
 from hilum.report.evaluation import ALIKE, CONTROLS, finding_name, p_value
 from hilum.report.numbers import difference, score
 from hilum.report.read import RunDirectory
@@ -17,7 +17,6 @@ FEDERATED = "federated"
 POINTING = "pointing_game"
 FOUND, IN_DOUBT, MISSED = "found", "found, but in doubt", "not above the controls"
 BETTER, WORSE, EQUAL, NOT_SHOWN = "better", "worse", "equal", "no difference shown"
-SIGNIFICANT = 0.05
 DECIDED = (FOUND, IN_DOUBT, MISSED)
 LIKENESS = {"shuffled": "those of shuffled weights", "other_findings": "those of other findings"}
 Record = Mapping[str, Any]
@@ -28,7 +27,8 @@ class Row:
     """One finding at one site: what the federated arm reaches, and its difference to each other arm in words.
 
     ``controls``: the pointing game of what cannot know; ``doubts``: check that the maps fail → rank correlation;
-    ``verdict``: the word of the tests of disease or site, or "".
+    ``verdict``: the word of the tests of disease or site, or ""; ``p``: of the AUROC against 0.5, corrected for what
+    the arm tells, where the run was evaluated.
     """
 
     site: str
@@ -41,6 +41,7 @@ class Row:
     doubts: Mapping[str, float]
     found: str
     verdict: str
+    p: float | None
 
     @property
     def place(self) -> str:
@@ -49,13 +50,17 @@ class Row:
 
     @property
     def told(self) -> bool | None:
-        """Whether the AUROC is above 0.5 with its whole interval; None where it has none."""
-        return None if self.auroc.low is None else self.auroc.low > 0.5
+        """Whether the AUROC is above 0.5, with its whole interval and p; None where it has no interval."""
+        return None if self.auroc.low is None else self.auroc.low > 0.5 and self._is_sure
 
     @property
     def below(self) -> bool:
         """Whether it is below."""
-        return self.auroc.high is not None and self.auroc.high < 0.5
+        return self.auroc.high is not None and self.auroc.high < 0.5 and self._is_sure
+
+    @property
+    def _is_sure(self) -> bool:
+        return self.p is None or self.p < SIGNIFICANT
 
     @property
     def is_found(self) -> bool:
@@ -95,19 +100,24 @@ def in_words(figure: Figure, p: float | None = None) -> str:
 
 
 def word_of(low: float, high: float, p: float | None) -> str:
-    """Return the word on a difference from its interval and its corrected p, where it has one."""
+    """Return the word on a difference from its interval and its corrected p, where it has one.
+
+    Where the two disagree no difference is shown.
+    """
+    sure = p is None or p < SIGNIFICANT
     if low <= 0 <= high:
-        return EQUAL
-    if p is not None and p >= SIGNIFICANT:
-        return NOT_SHOWN
-    return BETTER if low > 0 else WORSE
+        return NOT_SHOWN if p is not None and sure else EQUAL
+    return (BETTER if low > 0 else WORSE) if sure else NOT_SHOWN
 
 
-def corrected(run: RunDirectory) -> dict[tuple[str, ...], float]:
-    """Return (arm, site, finding, metric) → p of the difference to the arm, corrected for the number of comparisons."""
+def corrected(run: RunDirectory) -> dict[tuple[str | None, ...], float]:
+    """Return (arm, model, site, finding, metric) → p of the difference to it, corrected for the number of comparisons.
+
+    ``model`` is None but for a local model of another hospital.
+    """
     records = run.evaluation["comparisons"] if run.evaluation is not None else []
     return {
-        (r["against"], r["site"], r["finding"], r["metric"]): r["p_holm"]
+        (r["against"], r.get("against_model"), r["site"], r["finding"], r["metric"]): r["p_holm"]
         for r in records
         if r["arm"] == FEDERATED and r["p_holm"] is not None
     }
@@ -115,21 +125,30 @@ def corrected(run: RunDirectory) -> dict[tuple[str, ...], float]:
 
 def rows_of(run: RunDirectory, results: Results, arms: list[str]) -> Iterator[Row]:
     """Yield the findings and sites of which there is a figure, site by site, compared with ``arms``."""
-    verdicts, p = judged(run), corrected(run)
+    verdicts, p, told = judged(run), corrected(run), _told(run)
     for site in run.sites:
         for finding in run.run.findings:
             precision, auroc = (results.of_arm(FEDERATED, site, finding, metric) for metric in METRICS)
             pointing = results.of_arm(FEDERATED, site, finding, POINTING)
             if auroc.value is not None or pointing.value is not None:
                 against = [
-                    in_words(results.difference(arm, site.name, finding), p.get((arm, site.name, finding, "auroc")))
+                    in_words(
+                        results.difference(arm, site.name, finding), p.get((arm, None, site.name, finding, "auroc"))
+                    )
                     for arm in arms
                 ]
                 controls = _controls(run, site.name, finding, pointing)
                 doubts = _doubts(run, site.name, finding)
                 found, verdict = _found(pointing, controls, doubts), verdicts.get((site.name, finding))
                 word = "" if verdict is None else verdict.word
-                yield Row(site.name, finding, precision, auroc, against, pointing, controls, doubts, found, word)
+                sure = told.get((site.name, finding))
+                yield Row(site.name, finding, precision, auroc, against, pointing, controls, doubts, found, word, sure)
+
+
+def _told(run: RunDirectory) -> dict[tuple[str, str], float | None]:
+    """Return (site, finding) → p of the AUROC against 0.5, corrected for what the arm tells."""
+    records = run.evaluation["classification"] if run.evaluation is not None else []
+    return {(r["site"], r["finding"]): r["p_holm"] for r in records if r["arm"] == FEDERATED and "p_holm" in r}
 
 
 def _controls(run: RunDirectory, site: str, finding: str, pointing: Figure) -> dict[str, float]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hilum.evaluation import METRICS
 from hilum.evaluation.bootstrap import MACRO
+from hilum.evaluation.comparison import paired_over_sites
 from hilum.evaluation.delong import delong
 from hilum.evaluation.localization import measure_findings, paired_localization
 from hilum.evaluation.significance import friedman_nemenyi, holm
@@ -36,6 +37,29 @@ def compare_scores(outcomes: Outcomes, ours: Scores, theirs: Scores, findings: S
             if difference.n:
                 p = {"p_delong": exact[finding].p} if metric == "auroc" else {}
                 yield {"finding": finding, "metric": metric, **asdict(difference), **p}
+
+
+def compare_groups(
+    outcomes: Outcomes, ours: Sequence[Scores], theirs: Sequence[Scores], groups: Mapping[str, Sequence[str]]
+) -> Iterator[Record]:
+    """Yield ours minus theirs as means over the sites that train, a pair of scores each: macro and each group."""
+    study = outcomes.study
+    pairs = list(zip(ours, theirs, strict=True))
+    table = paired_over_sites(
+        np.nan_to_num(np.concatenate([a.scores for a in ours], axis=1)),
+        np.nan_to_num(np.concatenate([b.scores for b in theirs], axis=1)),
+        np.concatenate([np.where(np.isnan(b.targets), np.nan, a.targets) for a, b in pairs]),
+        np.concatenate([a.patients for a in ours]),
+        np.repeat(outcomes.training, [len(a.ids) for a in ours]),
+        study.findings,
+        groups,
+        resamples=study.evaluation.resamples,
+        seed=study.split.seed,
+    )
+    for name, metrics in table.items():
+        for metric, difference in metrics.items():
+            if difference.n:
+                yield {"finding": name, "metric": metric, **asdict(difference)}
 
 
 @dataclass(frozen=True)
@@ -93,20 +117,50 @@ def compare_maps(outcomes: Outcomes, ours: MeasuredMaps | None, theirs: Measured
                 yield {"finding": finding, "metric": metric, **fields}
 
 
-def with_families(records: Sequence[Record]) -> list[Record]:
-    """Return the records with ``p_holm``, corrected within a family: one metric, single findings or macros.
+def against_chance(outcomes: Outcomes, keys: Sequence[ModelKey]) -> dict[tuple[str, str], Record]:
+    """Return (site, finding) → DeLong's p of the AUROC against 0.5, and Holm's of all that the models tell."""
+    study = outcomes.study
+    p: dict[tuple[str, str], float] = {}
+    for site in outcomes.sites:
+        said = outcomes.scores(keys, site)
+        tests = delong(np.nan_to_num(said.scores), said.targets, said.patients, study.findings)
+        p |= {(site, finding): tests[finding].p for finding in study.findings}
+    corrected = holm([*p.values()])
+    return {place: {"p": p[place], "p_holm": float(one)} for place, one in zip(p, corrected, strict=True)}
 
-    The p value that enters is DeLong's where there is one: the bootstrap's cannot be below 2 / (resamples + 1).
+
+def with_families(records: Sequence[Record]) -> list[Record]:
+    """Return the records with ``p_holm``, corrected within a family: one metric, of single findings, macros, or means
+    over sites.
+
+    The p value that enters is DeLong's where there is one. A macro of one finding is no test of its own and has the
+    ``p_holm`` of that finding.
     """
-    families: dict[tuple[str, bool], list[int]] = {}
+    families: dict[tuple[str, bool, bool], list[int]] = {}
+    repeated = {k: one for k, record in enumerate(records) if (one := _single(records, record)) is not None}
     for k, record in enumerate(records):
-        families.setdefault((record["metric"], record["finding"] == MACRO), []).append(k)
+        if k not in repeated:
+            family = (record["metric"], record["finding"] == MACRO, record.get("site") == MACRO)
+            families.setdefault(family, []).append(k)
     made = [dict(record) for record in records]
     for members in families.values():
         entered = np.array([records[k].get("p_delong", records[k]["p"]) for k in members], dtype=np.float64)
         for k, p in zip(members, holm(entered), strict=True):
             made[k] |= {"p_holm": float(p), "tests": int((~np.isnan(entered)).sum())}
+    for k, one in repeated.items():
+        made[k] |= {name: made[one][name] for name in ("p_holm", "tests")}
     return made
+
+
+def _single(records: Sequence[Record], macro: Record) -> int | None:
+    """Return which record a macro of one finding repeats; None for another."""
+    if macro["finding"] != MACRO or macro.get("findings") != 1 or macro.get("site") == MACRO:
+        return None
+    same = ("arm", "model", "against", "against_model", "site", "metric", "value", "n")
+    for k, record in enumerate(records):
+        if record["finding"] != MACRO and all(record.get(name) == macro.get(name) for name in same):
+            return k
+    return None
 
 
 def rank_arms(outcomes: Outcomes, groups: Mapping[tuple[str, str], Sequence[ModelKey]]) -> Iterator[Record]:

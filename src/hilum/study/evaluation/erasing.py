@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hilum.evaluation.bootstrap import FEWEST_OF_CLASS
 from hilum.evaluation.erasing import border_effect, lesion_effect
+from hilum.evaluation.significance import holm
 from hilum.study.directory import ModelKey
 from hilum.study.erasures import CONTROL, LESIONS, MIDDLE_PART, NOTHING
 from hilum.study.outcomes import Erased, Outcomes
@@ -47,6 +48,12 @@ def lesion_records(outcomes: Outcomes, keys: Sequence[ModelKey], site: str) -> I
             "high": effect.difference.high,
             "p": effect.p,
         }
+
+
+def with_corrected_lesions(records: Sequence[Record]) -> list[Record]:
+    """Return the records of all models and sites with ``p_holm``, corrected for their number."""
+    corrected = holm([record["p"] for record in records])
+    return [{**record, "p_holm": float(p)} for record, p in zip(records, corrected, strict=True)]
 
 
 def border_records(outcomes: Outcomes, keys: Sequence[ModelKey], site: str) -> Iterator[Record]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hilum.errors import RunError
-from hilum.evaluation.bootstrap import LEVEL
+from hilum.evaluation.bootstrap import LEVEL, MACRO
 from hilum.evaluation.calibration import Correction
 from hilum.evaluation.long_tail import tail_groups
 from hilum.progress import progress
@@ -17,17 +17,19 @@ from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.evaluation.calibration import calibrate
 from hilum.study.evaluation.comparisons import (
     MeasuredMaps,
+    against_chance,
+    compare_groups,
     compare_maps,
     compare_scores,
     measure_maps,
     rank_arms,
     with_families,
 )
-from hilum.study.evaluation.erasing import border_records, lesion_records
+from hilum.study.evaluation.erasing import border_records, lesion_records, with_corrected_lesions
 from hilum.study.evaluation.localization import Localization
 from hilum.study.evaluation.tuning import Tuned, tune
 from hilum.study.figures import classify
-from hilum.study.outcomes import Outcomes
+from hilum.study.outcomes import Outcomes, Scores
 from hilum.study.run import load_run_study
 
 NAME = "evaluation.json"
@@ -79,7 +81,8 @@ def evaluate_run(root: Path, against: Path | None = None, out: Path | None = Non
             for name, records in _figures(run, (arm, model), localization, content["groups"]):
                 content[name] += [{**head, **record} for record in records]
             advance(1, f"{arm}/{model}")
-        content["comparisons"] = with_families(list(_within(run)))
+        content["lesions"] = with_corrected_lesions(content["lesions"])
+        content["comparisons"] = with_families([*_within(run), *_over_sites(run, content["groups"])])
         content["ranks"] = list(rank_arms(outcomes, run.groups))
         if other is not None:
             content["against"] = other.name
@@ -174,7 +177,31 @@ def shared_groups(run: Evaluated, other: Evaluated) -> list[tuple[Group, Group]]
                 f"Expected the same test patients in both runs; found others in {other.name} at {site}. Compare runs "
                 "of one split: the same databases, and the same 'split' in the study file."
             )
+        for finding in findings:
+            _require_same_truth(run, other, site, finding)
     return same
+
+
+def _require_same_truth(run: Evaluated, other: Evaluated, site: str, finding: str) -> None:
+    """Refuse to compare models that are measured by other labels or boxes; what one run does not know is no other."""
+    known = [o.outcomes.table("labels", site)[finding].isin([0, 1]) for o in (run, other)]
+    labels = [o.outcomes.table("labels", site)[finding][known[0] & known[1]] for o in (run, other)]
+    boxes = [_boxes(o.outcomes, site, finding) for o in (run, other)]
+    for what, differ, remedy in (
+        ("labels", (labels[0] != labels[1]).any(), "the same 'policy' of the sites in the study file"),
+        ("boxes", all(map(len, boxes)) and boxes[0] != boxes[1], "the same files of the database"),
+    ):
+        if differ:
+            raise RunError(
+                f"Expected the same {what} of the test images in both runs; found others of {finding} in {other.name} "
+                f"at {site}. Compare runs of one truth: {remedy}."
+            )
+
+
+def _boxes(outcomes: Outcomes, site: str, finding: str) -> list[tuple[Any, ...]]:
+    table = outcomes.table("boxes", site)
+    chosen = table.loc[table["finding"] == finding, ["image_id", "x0", "y0", "x1", "y1"]]
+    return sorted(chosen.round(6).itertuples(index=False, name=None))
 
 
 def training_positives(outcomes: Outcomes) -> dict[str, int]:
@@ -190,11 +217,13 @@ def _figures(
     run: Evaluated, group: Group, localization: Localization, groups: dict[str, list[str]]
 ) -> Iterator[tuple[str, list[Record]]]:
     outcomes, keys, tuned = run.outcomes, run.groups[group], run.tuned[group]
+    chance = against_chance(outcomes, keys)
     yield "thresholds", [{"finding": finding, **asdict(one)} for finding, one in tuned.items()]
     yield (
         "classification",
         [
             {"site": site, "finding": finding, "metric": metric, **asdict(estimate)}
+            | (chance.get((site, finding), {}) if metric == "auroc" else {})
             for site, table in classify(outcomes, keys, groups).items()
             for finding, metrics in table.items()
             for metric, estimate in metrics.items()
@@ -217,20 +246,50 @@ def _figures(
 
 
 def _within(run: Evaluated) -> Iterator[Record]:
-    """Yield the federated arm, or the first, minus every other, of scores and of maps; local is the site's own."""
+    """Yield the federated arm, or the first, minus every other, of scores and of maps; local is the site's own.
+
+    At an outside site no local model is its own: each is compared, and named as ``against_model``.
+    """
     study, outcomes = run.outcomes.study, run.outcomes
-    lead = "federated" if "federated" in study.arms else study.arms[0]
+    lead = _lead(run)
     for site in outcomes.sites:
-        of_site = {arm: (arm, site if arm == "local" else arm) for arm in study.arms}
-        known = {arm: group for arm, group in of_site.items() if group in run.groups}
-        others = [arm for arm in known if arm != lead and lead in known]
-        measured = {a: _measured(run, known[a], site) for a in (lead, *others)} if others else {}
-        for arm in others:
-            head = {"arm": lead, "against": arm, "site": site}
-            ours, theirs = (outcomes.scores(run.groups[known[a]], site) for a in (lead, arm))
-            maps = compare_maps(outcomes, measured[lead], measured[arm])
-            for records in (compare_scores(outcomes, ours, theirs, study.findings), maps):
+        models = [group for group in run.groups if _asked(group, site, outcomes)]
+        ours = next((group for group in models if group[0] == lead), None)
+        if ours is None or len(models) < 2 or (lead == "local" and site not in outcomes.training):
+            continue
+        measured = {group: _measured(run, group, site) for group in models}
+        for group in models:
+            if group == ours:
+                continue
+            head = {"arm": lead, "against": group[0], "site": site}
+            head |= {} if group[1] in (group[0], site) else {"against_model": group[1]}
+            first, second = (outcomes.scores(run.groups[one], site) for one in (ours, group))
+            maps = compare_maps(outcomes, measured[ours], measured[group])
+            for records in (compare_scores(outcomes, first, second, study.findings), maps):
                 yield from ({**head, **record} for record in records)
+
+
+def _asked(group: Group, site: str, outcomes: Outcomes) -> bool:
+    """Tell whether a site asks a model: a hospital that trains has a local model of its own and no use of others'."""
+    return group[0] != "local" or group[1] == site or site not in outcomes.training
+
+
+def _lead(run: Evaluated) -> str:
+    arms = run.outcomes.study.arms
+    return "federated" if "federated" in arms else arms[0]
+
+
+def _over_sites(run: Evaluated, groups: dict[str, list[str]]) -> Iterator[Record]:
+    """Yield the same as means over the sites that train, of all findings and of each group of the long tail."""
+    outcomes, lead = run.outcomes, _lead(run)
+
+    def said(arm: str) -> list[Scores]:
+        return [outcomes.scores(run.groups[arm, s if arm == "local" else arm], s) for s in outcomes.training]
+
+    for arm in outcomes.study.arms:
+        if arm != lead and outcomes.training:
+            head = {"arm": lead, "against": arm, "site": MACRO}
+            yield from ({**head, **one} for one in compare_groups(outcomes, said(lead), said(arm), groups))
 
 
 def _between(run: Evaluated, other: Evaluated, pairs: Sequence[tuple[Group, Group]]) -> Iterator[Record]:
@@ -240,10 +299,22 @@ def _between(run: Evaluated, other: Evaluated, pairs: Sequence[tuple[Group, Grou
     for one, two in pairs:
         for site in (s for s in a.sites if s in b.sites):
             head = {"arm": one[0], "model": one[1], "against": two[0], "against_model": two[1], "site": site}
-            scores = a.scores(run.groups[one], site).of(mine), b.scores(other.groups[two], site).of(theirs)
+            scores = a.scores(run.groups[one], site).of(mine), b.scores(_by_seed(other, two, run), site).of(theirs)
             maps = compare_maps(a, _measured(run, one, site), _measured(other, two, site))
             for records in (compare_scores(a, *scores, findings), maps):
-                yield from ({**head, **record} for record in records)
+                yield from ({**head, **record, **_spread(record, run, other)} for record in records)
+
+
+def _by_seed(run: Evaluated, group: Group, other: Evaluated) -> list[ModelKey]:
+    """Return the models of a run in the order of another's seeds, as far as it has them."""
+    seeds = other.outcomes.study.seeds
+    return sorted(run.groups[group], key=lambda key: seeds.index(key.seed) if key.seed in seeds else len(seeds))
+
+
+def _spread(record: Record, run: Evaluated, other: Evaluated) -> Record:
+    """Return that there is no spread between seeds where two runs have others."""
+    paired = sorted(run.outcomes.study.seeds) == sorted(other.outcomes.study.seeds)
+    return {} if paired or "sd" not in record else {"sd": float("nan")}
 
 
 def _measured(run: Evaluated, group: Group, site: str) -> MeasuredMaps | None:
