@@ -21,9 +21,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import hospitals
 from hilum.errors import RunError, StudyError
 from hilum.evaluation.bootstrap import FEWEST_OF_CLASS
+from hilum.evaluation.maps import iou
 from hilum.study import predictions
 from hilum.study import run as study_run
 from hilum.study.directory import ModelKey, RunDirectory
+from hilum.study.figures import Figures
 from hilum.study.spec import dump_study, load_study, parse_study
 from hilum.training.inference import Inferred
 from hilum.training.losses.masked_bce import MaskedBCE
@@ -318,6 +320,23 @@ def test_localization_has_its_metrics_and_controls(tiny_run: Path) -> None:
     report = (tiny_run / "report.html").read_text()
     assert report.count("Energy in box") > 1  # in its table, and in the glossary
     assert all(0 <= record[control] <= 1 for record in found for control in ("random_map", "centre_prior"))
+
+
+def test_a_study_may_cut_each_map_by_itself(tiny_run: Path, tiny_study: Path) -> None:
+    """By Otsu's method, as ``iou`` does."""
+    study, key = load_study(tiny_study, ["evaluation.threshold=otsu"]), ModelKey(0, "federated", "federated")
+    figures = Figures(study, RunDirectory(tiny_run), [key])
+    (found,) = [
+        record
+        for record in figures.records()["localization"]
+        if (record["seed"], record["site"], record["finding"], record["metric"]) == (0, "north", "Nodule", "iou")
+    ]
+    localized = figures.outcomes.localized([key], "north").with_boxes()
+    values = iou(localized.maps[0][:, 0], localized.boxes["Nodule"], "otsu")
+    assert found["value"] == pytest.approx(np.nanmean(values))
+    head = {name: found[name] for name in ("seed", "model", "site", "finding", "metric")}
+    (fixed,) = records(tiny_run, "localization", **head)
+    assert found["value"] != fixed["value"]
 
 
 def test_maps_of_the_run_lie_on_their_images(tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

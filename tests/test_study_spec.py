@@ -154,6 +154,12 @@ def test_a_site_comes_from_the_key_of_its_name_or_from_the_longest_that_is_cut()
         ({"training": {"optimizer": {"lr": 0}}}, "training.optimizer.lr: expected a number above 0; found 0"),
         ({"split": {"val": 1}}, "split.val: expected a number below 1; found 1"),
         ({"evaluation": {"flip": "maybe"}}, "evaluation.flip: expected true or false; found 'maybe'"),
+        (
+            {"evaluation": {"threshold": 1}},
+            "evaluation.threshold: expected a number above 0 and below 1, or otsu; found 1",
+        ),
+        ({"evaluation": {"threshold": "ostu"}}, "number above 0 and below 1, or otsu; found 'ostu'"),
+        ({"evaluation": {"threshold": True}}, "number above 0 and below 1, or otsu; found True"),
         ({1: 2}, "study: expected text as a name; found 1"),
     ],
 )
@@ -196,6 +202,8 @@ def write(tmp_path: Path, text: str = hospitals.STUDY) -> Path:
         ("model.backbone.dilation=2", lambda s: s.model.backbone.model_extra.get("dilation") == 2),
         ("sites.east.role=training", lambda s: s.sites["east"].role == "training"),
         ("evaluation.flip=false", lambda s: s.evaluation.flip is False),
+        ("evaluation.threshold=otsu", lambda s: s.evaluation.threshold == "otsu"),
+        ("evaluation.threshold=3e-1", lambda s: s.evaluation.threshold == 0.3),
     ],
 )
 def test_override(override: str, read: Any, tmp_path: Path) -> None:

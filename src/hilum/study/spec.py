@@ -151,10 +151,23 @@ class EvaluationSpec(Section):
     resamples: Annotated[int, Field(ge=100)] = 1000
     flip: bool = True
     smoothing: Annotated[float, Field(ge=0)] = 0.7
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    threshold: float | Literal["otsu"] = 0.5
     gallery: Annotated[int, Field(ge=0)] = 4
     erased: Annotated[int, Field(ge=0)] = 200
     localizer: NamedOptions = NamedOptions(name="map")
+
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _cut(cls, value: Any) -> Any:
+        if value == "otsu":
+            return value
+        try:
+            cut = float(no_truth(value))
+        except (TypeError, ValueError):
+            cut = 0.0
+        if not 0 < cut < 1:
+            raise ValueError(f"expected a number above 0 and below 1, or otsu; found {value!r}")
+        return cut
 
     @field_validator("localizer")
     @classmethod
