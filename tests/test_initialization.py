@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -16,6 +18,8 @@ from hilum.models.backbones.residual import ResidualTrunk
 from hilum.models.initialization.transfusion import prefix
 from hilum.randomness import torch_generator
 from hilum.study.arms import initial_model, new_model
+from hilum.study.hospitals import cache_of, load_sites
+from hilum.study.run import run_study
 from hilum.study.spec import load_study
 from hilum.training.state import copy_state, load_state, save_state
 
@@ -139,3 +143,77 @@ def test_without_a_donor_a_study_begins_with_the_seeds_weights() -> None:
     before = copy_state(trunk)
     INITIALIZATIONS.load("none")()(trunk, {}, torch_generator(0, "initialization"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in trunk.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def donors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hospitals without a split of their own, and a run of them."""
+    folder = tmp_path_factory.mktemp("donors")
+    for name, images in (("north", 64), ("south", 48), ("east", 12)):
+        hospitals.write_hospital(folder / name, images, split=False)
+    (folder / "study.yaml").write_text(hospitals.STUDY, encoding="utf-8")
+    settings = ("arms=[local, federated]", "seeds=[0]", "training.rounds=1", "evaluation.gallery=0")
+    trained(folder, "donor", *settings)
+    return folder
+
+
+def trained(folder: Path, out: str, *values: str) -> Path:
+    return run_study(load_study(folder / "study.yaml", list(values)), folder / out).root
+
+
+def begun_with(donor: Path, *values: str) -> list[str]:
+    initialization = f"model.initialization={{name: transfusion, donor: {donor}}}"
+    return ["arms=[federated]", "seeds=[0]", "training.rounds=1", initialization, *values]
+
+
+@pytest.mark.usefixtures("unevaluated")
+def test_a_donor_that_has_seen_test_patients_is_refused(donors: Path) -> None:
+    """It is counted by hand in the tables of both splits; no patient is named."""
+    federated = donors / "donor/models/seed_0/federated/federated/model.safetensors"
+    local = donors / "donor/models/seed_0/local/south/model.safetensors"
+    study = load_study(donors / "study.yaml", ["split.seed=1"])
+    expected = {}
+    for site in load_sites(study, cache_of(study)):
+        seen = pd.read_csv(donors / f"donor/splits/{site.name}.csv").query("split != 'test'")["image_id"]
+        tested = site.manifest.images.iloc[site.indices("test")]
+        patients = tested[tested["image_id"].isin(seen)]["patientid"].nunique()
+        expected[site.name] = f"'{site.name}': {patients} of {tested['patientid'].nunique()} test patients"
+    for donor, told in ((federated, ("north", "south")), (local, ("south",))):
+        with pytest.raises(StudyError, match="Expected a donor that has not seen the patients") as caught:
+            trained(donors, "refused", *begun_with(donor, "split.seed=1"))
+        assert [line.strip() for line in str(caught.value).splitlines()[1:-1]] == [expected[name] for name in told]
+        assert str(caught.value).splitlines()[-1].startswith("Split as its study does (split.seed: 0, split.val: 0.15,")
+        assert "secret" not in str(caught.value)
+    assert not (donors / "refused/run.json").exists()
+
+
+@pytest.mark.usefixtures("unevaluated")
+def test_a_donor_of_the_same_split_or_of_others_is_taken_and_the_donor_of_a_donor_counts(
+    donors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    donor = donors / "donor/models/seed_0/federated/federated/model.safetensors"
+    second = trained(donors, "second", *begun_with(donor))
+    assert hospitals.json_of(second / "run.json")["donor"] == "checked"
+    heir = second / "models/seed_0/federated/federated/model.safetensors"
+    shutil.copytree(donors / "north", tmp_path / "west", dirs_exist_ok=True)
+    (tmp_path / "study.yaml").write_text(
+        hospitals.STUDY.replace("root: south", f"root: {donors / 'south'}, role: outside")
+        .replace("north", "west")
+        .replace("  east: {database: folder, root: east, role: outside}\n", ""),
+        encoding="utf-8",
+    )
+    with pytest.raises(StudyError, match=r"'south': \d+ of 24 test patients"):
+        trained(tmp_path, "heir", *begun_with(heir, "split.seed=1"))
+    others = "sites={west: {database: folder, root: west}}"
+    assert hospitals.json_of(trained(tmp_path, "others", *begun_with(heir, others)) / "run.json")["donor"] == "checked"
+    assert "is not known" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("unevaluated")
+def test_a_donor_of_which_nothing_is_told_is_unknown(
+    donors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copy(donors / "donor/models/seed_0/federated/federated/model.safetensors", tmp_path)
+    run = trained(donors, "unknown", *begun_with(Path(copy), "split.seed=1"))
+    assert capsys.readouterr().err.count("whether it has seen patients whom this study tests is not known") == 1
+    assert hospitals.json_of(run / "run.json")["donor"] == "unknown"

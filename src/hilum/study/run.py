@@ -21,6 +21,7 @@ from hilum.study.arms import choose_precision, initial_model, is_trained, model_
 from hilum.study.describe import describe_run, describe_site, images_digest
 from hilum.study.directory import ModelKey, RunDirectory, now
 from hilum.study.divergences import write_divergences
+from hilum.study.donors import check_donor
 from hilum.study.erasures import write_erased
 from hilum.study.federations import check_federations
 from hilum.study.figures import Figures
@@ -64,8 +65,9 @@ def run_study(
     sites = load_sites(study, cache_of(study))
     training = training_sites(sites)
     check_federations(study, sorted(site.name for site in training))
+    donor = check_donor(study, sites)
     shared = load_shared(study, sites, cache_of(study), study.arms)
-    precision = _describe(study, sites, shared, run)
+    precision = _describe(study, sites, shared, donor, run)
     keys = list(model_keys(study, training))
     (train or train_here)(study, keys, training, run, precision, shared)
     write_divergences(study, run, keys)
@@ -175,7 +177,9 @@ def _tell_other_packages(run: RunDirectory) -> None:
         )
 
 
-def _describe(study: Study, sites: Sequence[Site], shared: Mapping[str, Site], run: RunDirectory) -> str:
+def _describe(
+    study: Study, sites: Sequence[Site], shared: Mapping[str, Site], donor: str | None, run: RunDirectory
+) -> str:
     """Write what the run and its sites are, and return the precision that the run computes with."""
     digest, beside = images_digest(site.content for site in sites), _describe_shared(shared)
     if (run.root / "run.json").is_file():
@@ -188,7 +192,7 @@ def _describe(study: Study, sites: Sequence[Site], shared: Mapping[str, Site], r
     else:
         precision = choose_precision(study)
         description = describe_run(study, sites, precision, now())
-        run.write_json("run.json", description | {"images_sha256": digest} | {"shared": beside})
+        run.write_json("run.json", description | {"images_sha256": digest, "shared": beside, "donor": donor})
     run.write_json("sites.json", [describe_site(site) for site in sites])
     for site in sites:
         everything = np.arange(len(site.manifest))
