@@ -154,7 +154,7 @@ VARIANTS: dict[int, dict[str, dict[str, Any]]] = {
         **{name: {"training": {"loss": name}} for name in LOSSES if name != "masked_bce"},
     },
     5: {
-        "unknown is negative": {"label_policy": "blank-is-negative"},
+        "unknown is negative": {"training": {"unknown": "negative"}},
         "distilled (FedMLP)": {"federation": {"strategy": "fedmlp"}},
         "pseudo-labels (FedLSM)": {"federation": {"strategy": "fedlsm"}},
         "taxonomy": {"model": {"taxonomy": True}, "closure": "both"},
@@ -328,9 +328,9 @@ def boxes_of(root: Path, name: str) -> dict[tuple[str, str], list[list[float]]]:
 
 
 @cache
-def sites_of(root: Path, label_policy: str, closure: str) -> list[Site]:
+def sites_of(root: Path, closure: str) -> list[Site]:
     """Return the hospitals, once for all variants that read labels alike."""
-    study = study_of({"label_policy": label_policy, "closure": closure}, 0, root)
+    study = study_of({"closure": closure}, 0, root)
     return load_sites(study, cache_of(study))
 
 
@@ -393,7 +393,7 @@ BLIND: dict[str, Callable[[int, Path], Maps]] = {
 def train(name: str, change: Mapping[str, Any], seed: int, root: Path) -> dict[str, Any]:
     """Train and measure one variant with one seed."""
     began, study, key = time.process_time(), study_of(change, seed, root), ModelKey(seed, ARM, ARM)
-    sites = sites_of(root, study.label_policy.name, study.closure)
+    sites = sites_of(root, study.closure)
     swap = patch.object(arms, "new_model", exchanged(NORMS[name])) if name in NORMS else nullcontext()
     with tempfile.TemporaryDirectory() as folder, swap:
         run = RunDirectory(Path(folder))

@@ -214,6 +214,31 @@ def test_a_finding_never_taught_is_blank_and_its_figures_null(tiny_run: Path) ->
     assert macro["value"] == own["value"]
 
 
+@pytest.mark.usefixtures("unevaluated")
+def test_unknown_labels_may_count_as_negative_as_if_the_database_had_said_so(tmp_path: Path) -> None:
+    """South labels no effusion. What it would train on if its table said negative, it trains on without."""
+    short = ("arms=[federated]", "seeds=[0]", "federation.weighting=known")
+    study = hospitals.write_study(tmp_path)
+    masked = weights(trained(study, tmp_path / "masked", *short))
+    negative = weights(trained(study, tmp_path / "negative", *short, "training.unknown=negative"))
+    labels = pd.read_csv(tmp_path / "south/labels.csv")
+    labels.assign(Effusion=np.where(labels["split"] == "train", 0.0, np.nan)).to_csv(
+        tmp_path / "south/labels.csv", index=False
+    )
+    assert same(negative, weights(trained(study, tmp_path / "said", *short)))
+    assert not same(negative, masked)
+
+
+def test_unknown_labels_that_train_as_negative_enter_no_figure(tmp_path: Path, tiny_run: Path) -> None:
+    short = ("arms=[local, federated]", "seeds=[0]", "evaluation.gallery=0", "evaluation.erased=0")
+    run = run_with(hospitals.write_study(tmp_path), tmp_path / "run", *short, "training.unknown=negative")
+    for part in ("labels/south.csv", "validation/labels/south.csv"):
+        assert (run / part).read_text() == (tiny_run / part).read_text()
+    assert all(record["n"] == 0 for record in records(run, site="south", finding="Effusion"))
+    for site in ("north", "south", "east"):
+        assert table(run, "predictions", "local/south", site)["Effusion"].isna().all()
+
+
 def test_the_macro_over_sites_is_the_mean_of_the_sites_that_train(tiny_run: Path) -> None:
     for arm in ("pooled", "federated"):
         for finding in FINDINGS:

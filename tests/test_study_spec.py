@@ -201,6 +201,7 @@ def write(tmp_path: Path, text: str = hospitals.STUDY) -> Path:
         ("model.pooling=max", lambda s: s.model.pooling.name == "max"),
         ("model.backbone.dilation=2", lambda s: s.model.backbone.model_extra.get("dilation") == 2),
         ("sites.east.role=training", lambda s: s.sites["east"].role == "training"),
+        ("training.unknown=negative", lambda s: s.training.unknown == "negative"),
         ("evaluation.flip=false", lambda s: s.evaluation.flip is False),
         ("evaluation.threshold=otsu", lambda s: s.evaluation.threshold == "otsu"),
         ("evaluation.threshold=3e-1", lambda s: s.evaluation.threshold == 0.3),

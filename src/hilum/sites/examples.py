@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,11 @@ class Examples:
 
     def __len__(self) -> int:
         return sum(len(rows) for _, rows in self.sources)
+
+    def unknown_negative(self) -> Examples:
+        """Return the images with every unknown label negative."""
+        filled = [(replace(site, targets=np.nan_to_num(site.targets, nan=0.0)), rows) for site, rows in self.sources]
+        return Examples(tuple(filled))
 
     def known(self) -> NDArray[np.int64]:
         """Count known labels: (sources, C)."""

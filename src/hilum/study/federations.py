@@ -156,6 +156,8 @@ def build_worker(
     if shared is not None:
         plan = replace(plan, tau=1.0, weighting="known")
     train, validation = Examples.of(group, "train"), Examples.of(group, "val")
+    if study.training.unknown == "negative":
+        train, shared = train.unknown_negative(), shared and shared.unknown_negative()
     trainer = LocalTrainer(name, model, train, validation, plan, key.seed, shared)
     strategy, compression = build_strategy(spec, groups), build_compression(spec, groups)
     return Worker(trainer, SiteMemory(memory), strategy, compression, build_secure_sum(spec, groups))

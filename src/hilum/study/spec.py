@@ -117,6 +117,7 @@ class TrainingSpec(Section):
     batch: Positive = 16
     optimizer: OptimizerSpec = OptimizerSpec()
     augmentation: AugmentationSpec = AugmentationSpec()
+    unknown: Literal["masked", "negative"] = "masked"
     loss: NamedOptions = NamedOptions(name="masked_bce")
     cell_loss: NamedOptions = NamedOptions(name="none")
     conditional: Fraction = 0.5
