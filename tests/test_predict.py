@@ -161,7 +161,7 @@ def test_the_bright_part_of_a_map_lies_on_the_disc(
     width: int, height: int, x: float, y: float, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model whose map is the brightness of each cell points at the disc, whatever the letterbox padded."""
-    monkeypatch.setattr(inference, "infer", brightness)
+    monkeypatch.setattr(voices, "infer", brightness)
     side = min(width, height)
     pixels = hospitals.disc(width, height, x * width, y * height, side / 6, np.random.default_rng(1))
     Image.fromarray(pixels).save(tmp_path / "disc.png")
@@ -212,7 +212,7 @@ def test_maps_of_turned_films_lie_on_the_film_as_it_is_stored(
     orientation: list[str], store: Any, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The models see the standing film however it was stored; each map is stored as its film is."""
-    monkeypatch.setattr(inference, "infer", brightness)
+    monkeypatch.setattr(voices, "infer", brightness)
     film = np.random.default_rng(0).integers(0, 4096, (60, 100)).astype(np.uint16)
     film[10:30, 10:40] += 20000
     for name, pixels, stated in (("standing", film, ["L", "F"]), ("stored", store(film), orientation)):

@@ -19,7 +19,7 @@ from hilum.databases.replica_dicom import save_dicom_radiograph
 from hilum.evaluation.boxes import overlaps
 from hilum.evaluation.calibration import Correction
 from hilum.localization.components import detect
-from hilum.study import inference
+from hilum.study import voices
 from hilum.study.boxes import COLUMNS, boxes_of
 from hilum.study.evaluation.tuning import Tuned
 from hilum.training.inference import Inferred
@@ -42,7 +42,7 @@ def brightness(monkeypatch: pytest.MonkeyPatch) -> None:
         maps = (cells - 0.35).clamp(min=0).repeat(1, len(hospitals.FINDINGS), 1, 1).numpy()
         return Inferred(np.full(maps.shape[:2], 0.6, np.float32), maps)
 
-    monkeypatch.setattr(inference, "infer", infer)
+    monkeypatch.setattr(voices, "infer", infer)
 
 
 @pytest.mark.usefixtures("brightness")

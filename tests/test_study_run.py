@@ -22,8 +22,8 @@ import hospitals
 from hilum.errors import RunError, StudyError
 from hilum.evaluation.bootstrap import FEWEST_OF_CLASS
 from hilum.evaluation.maps import iou
-from hilum.study import predictions
 from hilum.study import run as study_run
+from hilum.study import voices
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.figures import Figures
 from hilum.study.spec import dump_study, load_study, parse_study
@@ -375,7 +375,7 @@ def test_maps_of_the_run_lie_on_their_images(tiny_study: Path, tmp_path: Path, m
         cells = 1 - (1 - cells.repeat(1, len(FINDINGS), 1, 1).numpy()) / 4096
         return Inferred(cells.max((2, 3)), cells)
 
-    monkeypatch.setattr(predictions, "infer", brightness)
+    monkeypatch.setattr(voices, "infer", brightness)
     run = run_with(tiny_study, tmp_path / "run", "arms=[federated]", "seeds=[0]", "images.size=64", "training.rounds=1")
     checked = 0
     for site in ("north", "south", "east"):

@@ -14,11 +14,11 @@ from torch import Tensor
 from hilum.images.erase import MIDDLE, erase, mirrored
 from hilum.randomness import numpy_generator
 from hilum.sites.site import Site
-from hilum.study.arms import load_model, run_device, trained_findings
+from hilum.study.arms import trained_findings
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.predictions import BATCH, HeldOut, identify, write_table
 from hilum.study.spec import Study
-from hilum.training.inference import infer
+from hilum.study.voices import infer_voices, voices_at
 
 NOTHING, MIDDLE_PART, LESIONS, CONTROL = "nothing", "middle", "lesions", "control"
 SATURATED = 1e-7
@@ -51,8 +51,9 @@ def write_erased(
     films = [] if path.is_file() else chosen_films(key, test, study.evaluation.erased)
     if not films:
         return
-    model = load_model(study, run, key, site.name).to(run_device(run))
-    said = infer(model, _batches(site, films), precision, study.evaluation.flip).probabilities.astype(np.float64)
+    voices = voices_at(study, run, key, site, precision)
+    inferred = infer_voices(voices, _batches(site, films), precision, study.evaluation.flip)
+    said = inferred.probabilities.astype(np.float64)
     odds = said.clip(SATURATED, 1 - SATURATED)
     odds = np.log(odds / (1 - odds))
     odds[:, ~trained_findings(key, training)] = np.nan

@@ -32,9 +32,9 @@ from hilum.study.evaluation.evaluate import read_tuned
 from hilum.study.localizer import build_localizer
 from hilum.study.predictions import GRID
 from hilum.study.run import load_run_study
-from hilum.study.spec import Study
-from hilum.study.voices import Adjust, Voice, adapt, chosen_models, taught_findings, voices_of
-from hilum.training.inference import Inferred, infer
+from hilum.study.spec import Adjust, Study
+from hilum.study.voices import Voice, adapt, chosen_models, infer_voices, taught_findings, voices_of
+from hilum.training.inference import Inferred
 from hilum.training.loop import MOMENT_IMAGES
 from hilum.training.state import write_atomically
 
@@ -196,17 +196,7 @@ def _frontal(data: bytes) -> tuple[NDArray[np.float32], tuple[str, ...]]:
 
 
 def _infer(voices: Sequence[Voice], radiographs: Sequence[Radiograph], precision: str, study: Study) -> Inferred:
-    images = _pixels(radiographs)
-    localize, flip = build_localizer(study), study.evaluation.flip
-    inferred = [infer(voice.model, [images], precision, flip, localize) for voice in voices]
-    weights = np.stack([voice.weights for voice in voices])
-    probabilities, maps = np.stack([i.probabilities for i in inferred]), np.stack([i.maps for i in inferred])
-    masks = [i.masks for i in inferred if i.masks is not None]
-    return Inferred(
-        np.einsum("vnc,vc->nc", probabilities, weights),
-        np.einsum("vnchw,vc->nchw", maps, weights),
-        np.einsum("vnchw,vc->nchw", np.stack(masks), weights) if masks else None,
-    )
+    return infer_voices(voices, [_pixels(radiographs)], precision, study.evaluation.flip, build_localizer(study))
 
 
 def _pixels(radiographs: Sequence[Radiograph]) -> Tensor:

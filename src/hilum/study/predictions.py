@@ -18,11 +18,11 @@ from hilum.localization.maps import maps_on_images
 from hilum.models.shuffle import shuffle_weights
 from hilum.randomness import derive_seed, numpy_generator
 from hilum.sites.site import Site
-from hilum.study.arms import load_model, run_device, trained_findings
+from hilum.study.arms import trained_findings
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.localizer import build_localizer
 from hilum.study.spec import Study
-from hilum.training.inference import infer
+from hilum.study.voices import infer_voices, voices_at
 from hilum.training.state import write_atomically
 
 GRID = (56, 56)
@@ -81,15 +81,15 @@ def write_predictions(
     site = held.site
     if into.predictions(key, site.name).is_file() or len(held.rows) == 0:
         return
-    model = load_model(study, run, key, site.name).to(run_device(run))
-    inferred = infer(model, _batches(site, held.rows), precision, study.evaluation.flip)
+    voices = voices_at(study, run, key, site, precision)
+    inferred = infer_voices(voices, _batches(site, held.rows), precision, study.evaluation.flip)
     probabilities = inferred.probabilities.copy()
     probabilities[:, ~trained_findings(key, training)] = np.nan
     if len(held.mapped):
         localize, maps = build_localizer(study), inferred.maps[held.mapped]
         if localize is not None:
             mapped = _batches(site, held.rows[held.mapped])
-            maps = infer(model, mapped, precision, study.evaluation.flip, localize).maps
+            maps = infer_voices(voices, mapped, precision, study.evaluation.flip, localize).maps
         _write_maps(study, held, held.mapped, maps, into.maps(key, site.name))
     table = identify(site, held.rows).join(pd.DataFrame(probabilities, columns=list(study.findings)))
     write_table(into.predictions(key, site.name), table)
@@ -103,11 +103,12 @@ def write_shuffled(study: Study, key: ModelKey, test: HeldOut, run: RunDirectory
     path = run.shuffled(key, test.site.name)
     if path.is_file() or not len(test.boxed):
         return
-    model = load_model(study, run, key, test.site.name)
-    shuffle_weights(model, derive_seed(key.seed, "shuffled weights"))
+    voices = voices_at(study, run, key, test.site, precision)
+    for voice in voices:
+        shuffle_weights(voice.model, derive_seed(key.seed, "shuffled weights"))
     batches = _batches(test.site, test.rows[test.mapped])
     localize, flip = build_localizer(study), study.evaluation.flip
-    inferred = infer(model.to(run_device(run)), batches, precision, flip, localize)
+    inferred = infer_voices(voices, batches, precision, flip, localize)
     _write_maps(study, test, test.mapped, inferred.maps, path)
 
 

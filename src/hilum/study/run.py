@@ -33,6 +33,7 @@ from hilum.study.outcomes import Outcomes
 from hilum.study.predictions import held_out, identify, write_predictions, write_shuffled, write_table
 from hilum.study.shared import describe_shared, lacking, load_shared
 from hilum.study.spec import Study, dump_study, parse_study, read_mapping
+from hilum.study.voices import adjust_at, check_adjust
 from hilum.study.watch import Watch
 from hilum.training.state import write_atomically
 
@@ -65,6 +66,7 @@ def run_study(
     sites = load_sites(study, cache_of(study))
     training = training_sites(sites)
     check_federations(study, sorted(site.name for site in training))
+    check_adjust(study, sites)
     donor = check_donor(study, sites)
     shared = load_shared(study, sites, cache_of(study), study.arms)
     precision = _describe(study, sites, shared, donor, run)
@@ -230,6 +232,7 @@ def _predict(study: Study, sites: Sequence[Site], keys: Sequence[ModelKey], run:
         held.append((held_out(site, "test", shown), run))
         held.append((held_out(site, "val"), run.validation))
     training = training_sites(sites)
+    _tell_unadjusted(study, sites, keys, run)
     with progress("predicting", len(keys) * len(held)) as advance:
         for key in keys:
             for patients, into in held:
@@ -244,6 +247,19 @@ def _predict(study: Study, sites: Sequence[Site], keys: Sequence[ModelKey], run:
         outcomes, lead = Outcomes(study, run), [key for key in keys if key.arm == arm]
         misses = {s.name: choose_misses(outcomes, _of_site(lead, s.name), s) for s in sites}
         write_gallery(list(sites), chosen, run, misses)
+
+
+def _tell_unadjusted(study: Study, sites: Sequence[Site], keys: Sequence[ModelKey], run: RunDirectory) -> None:
+    if study.evaluation.adjust == "none":
+        return
+    outside = [site for site in sites if site.plan.role == "outside"]
+    left = {key.arm: None for key in keys for site in outside if adjust_at(study, run, key, site) == "none"}
+    if left:
+        print(
+            f"hilum: nothing to adjust in {', '.join(left)}: evaluation.adjust {study.evaluation.adjust} leaves what "
+            "these say of outside hospitals as it is.",
+            file=sys.stderr,
+        )
 
 
 def _of_site(keys: Sequence[ModelKey], site: str) -> list[ModelKey]:

@@ -25,6 +25,7 @@ from hilum.training.losses import LOSSES
 
 Source = TypeVar("Source", SiteSpec, SharedSpec)
 ARMS = ("local", "pooled", "federated")
+Adjust = Literal["none", "sites", "images"]
 
 
 class ImagesSpec(Section):
@@ -146,7 +147,7 @@ class EvaluationSpec(Section):
     """Bootstrap resamples, mirror averaging, what makes maps, s.d. of the Gaussian that smooths them (cells), cuts.
 
     ``gallery``: images shown of a finding; ``erased``: films of a site, and of each of its findings with boxes, that
-    the model sees again with parts erased; 0: none.
+    the model sees again with parts erased; 0: none. ``adjust``: what models adjust to at hospitals outside of training.
     """
 
     resamples: Annotated[int, Field(ge=100)] = 1000
@@ -156,6 +157,7 @@ class EvaluationSpec(Section):
     gallery: Annotated[int, Field(ge=0)] = 4
     erased: Annotated[int, Field(ge=0)] = 200
     localizer: NamedOptions = NamedOptions(name="map")
+    adjust: Adjust = "none"
 
     @field_validator("threshold", mode="before")
     @classmethod

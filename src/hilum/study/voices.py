@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hilum.errors import RunError, StudyError
 from hilum.models.classifier import LocalizingClassifier
-from hilum.study.arms import WEIGHTS, is_trained, load_model, own_file
+from hilum.sites.site import Site
+from hilum.study.arms import WEIGHTS, is_trained, load_model, new_model, own_file, run_device
 from hilum.study.directory import ModelKey, RunDirectory
-from hilum.study.federations import federation_spec
-from hilum.study.spec import Study
-from hilum.training.loop import estimate_norm_stats, trained_norms
+from hilum.study.federations import ALONE, federation_spec
+from hilum.study.spec import Adjust, Study
+from hilum.training.inference import Inferred, Localize, infer
+from hilum.training.loop import MOMENT_IMAGES, estimate_norm_stats, trained_norms
 from hilum.training.state import load_facts
 
-Adjust = Literal["none", "sites", "images"]
 ADAPT_BATCH = 64
 LEAST_IMAGES = 50  # of which statistics are estimated
 
@@ -93,15 +94,91 @@ def voices_of(
             f"Expected in {run.root} what is every hospital's own, for --adjust sites; in a run between hospitals "
             "each of them holds its own. Leave --adjust out."
         )
-    names = training_names(run)
-    images = labelled_images(study, run, names).astype(np.float32)
-    if study.model.taxonomy:
-        images = np.repeat(images.sum(axis=1, keepdims=True), images.shape[1], axis=1)
-    weights = images / np.maximum(images.sum(axis=0), 1) / len(keys)
-    speaking = {name: weight for name, weight in zip(names, weights, strict=True) if weight.any()}
+    speaking = _speaking(study, run)
     for key in keys:
         _require_kept(run, key, list(speaking))
-    return [Voice(load_model(study, run, key, name), weight) for key in keys for name, weight in speaking.items()]
+    return [
+        Voice(load_model(study, run, key, name), (weight / len(keys)).astype(np.float32))
+        for key in keys
+        for name, weight in speaking.items()
+    ]
+
+
+def check_adjust(study: Study, sites: Sequence[Site]) -> None:
+    """Refuse, before anything is trained, an ``evaluation.adjust`` that could change nothing (``StudyError``)."""
+    adjust, outside = study.evaluation.adjust, [site for site in sites if site.plan.role == "outside"]
+    if adjust == "none":
+        return
+    if not outside:
+        raise StudyError(
+            f"Expected a site with the role 'outside' for evaluation.adjust {adjust}; found none. Leave it out."
+        )
+    if adjust == "sites" and not any(_keeps(study, arm) for arm in study.arms):
+        raise StudyError(
+            "Expected for evaluation.adjust sites an arm in which hospitals keep statistics or head rows "
+            f"(federation.normalization site or local, federation.head site); found {', '.join(study.arms)}. Leave it "
+            "out, or add such an arm."
+        )
+    if adjust == "images":
+        frozen = all(federation_spec(study, arm).normalization == "frozen" for arm in study.arms)
+        if frozen or not trained_norms(new_model(study, study.seeds[0])):
+            raise StudyError(
+                "Expected statistics that training moves, for evaluation.adjust images; they are frozen. Leave it out."
+            )
+        few = [site for site in outside if len(site.indices("test")) < LEAST_IMAGES]
+        if few:
+            raise StudyError(
+                f"Expected {LEAST_IMAGES} images or more of '{few[0].name}' for evaluation.adjust images; found "
+                f"{len(few[0].indices('test'))}. Leave it out, or the site."
+            )
+
+
+def adjust_at(study: Study, run: RunDirectory, key: ModelKey, site: Site) -> Adjust:
+    """Return what a model of a study adjusts to at a site: nothing in training, nor where it has nothing to adjust."""
+    adjust: Adjust = study.evaluation.adjust
+    if adjust == "none" or site.plan.role == "training":
+        return "none"
+    if adjust == "images":
+        return "none" if federation_spec(study, key.arm).normalization == "frozen" else "images"
+    kept = load_facts(run.model(key) / WEIGHTS).get("beside", []) if _keeps(study, key.arm) else []
+    return "sites" if all(own_file(name) in kept for name in _speaking(study, run)) else "none"
+
+
+def voices_at(study: Study, run: RunDirectory, key: ModelKey, site: Site, precision: str) -> list[Voice]:
+    """Return who speaks of images of a site in a study: the model as it is there, or as ``evaluation.adjust`` says."""
+    adjust = adjust_at(study, run, key, site)
+    voices = voices_of(study, run, [key], site.name if adjust == "none" else None, adjust)
+    for voice in voices:
+        voice.model.to(run_device(run))
+    if adjust == "images":
+        rows = site.indices("test")
+        chosen = rows[np.linspace(0, len(rows) - 1, min(MOMENT_IMAGES, len(rows))).astype(np.int64)]
+        adapt(voices, torch.from_numpy(site.images(chosen)).unsqueeze(1).float().div_(255), precision)
+    return voices
+
+
+def infer_voices(
+    voices: Sequence[Voice], batches: Iterable[Tensor], precision: str, flip: bool, localize: Localize | None = None
+) -> Inferred:
+    """Return what the voices together say of batches (B, 1, S, S), as ``infer`` does of one model."""
+    weights = np.stack([voice.weights for voice in voices])
+    parts = []
+    for images in batches:
+        said = [infer(voice.model, [images], precision, flip, localize) for voice in voices]
+        masks = [one.masks for one in said if one.masks is not None]
+        parts.append(
+            Inferred(
+                np.einsum("vnc,vc->nc", np.stack([one.probabilities for one in said]), weights),
+                np.einsum("vnchw,vc->nchw", np.stack([one.maps for one in said]), weights),
+                np.einsum("vnchw,vc->nchw", np.stack(masks), weights) if masks else None,
+            )
+        )
+    masks = [part.masks for part in parts if part.masks is not None]
+    return Inferred(
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.maps for part in parts]),
+        np.concatenate(masks) if masks else None,
+    )
 
 
 def adapt(voices: Sequence[Voice], images: Tensor, precision: str) -> None:
@@ -115,7 +192,8 @@ def adapt(voices: Sequence[Voice], images: Tensor, precision: str) -> None:
             "Leave --adjust out."
         )
     for voice in voices:
-        estimate_norm_stats(voice.model, images.split(ADAPT_BATCH), precision)
+        device = next(voice.model.parameters()).device
+        estimate_norm_stats(voice.model, (part.to(device) for part in images.split(ADAPT_BATCH)), precision)
 
 
 def training_names(run: RunDirectory) -> list[str]:
@@ -135,6 +213,22 @@ def labelled_images(study: Study, run: RunDirectory, sites: Sequence[str]) -> ND
             f"Expected the label counts of every site in {run.root / 'sites.json'}; the file is damaged ({error!r}). "
             "Run the study again with --resume: it writes the file anew."
         ) from None
+
+
+def _speaking(study: Study, run: RunDirectory) -> dict[str, NDArray[np.float32]]:
+    """Return P(k) of each finding (C,) for every training hospital k that has labels: of ``voices_of``."""
+    names = training_names(run)
+    images = labelled_images(study, run, names).astype(np.float32)
+    if study.model.taxonomy:
+        images = np.repeat(images.sum(axis=1, keepdims=True), images.shape[1], axis=1)
+    weights = images / np.maximum(images.sum(axis=0), 1)
+    return {name: weight for name, weight in zip(names, weights, strict=True) if weight.any()}
+
+
+def _keeps(study: Study, arm: str) -> bool:
+    """Tell whether hospitals keep statistics or head rows in an arm."""
+    spec = federation_spec(study, arm)
+    return arm not in ALONE and (spec.normalization in ("site", "local") or spec.head == "site")
 
 
 def _told(run: RunDirectory) -> list[str] | None:
