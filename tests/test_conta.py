@@ -17,13 +17,19 @@ from fakes import EVEN, FakeSite, Hospitals, fake_site, fake_trainer
 from hilum.errors import StudyError
 from hilum.federation.compression.int8 import Int8
 from hilum.federation.messages import Reply
+from hilum.federation.rounds import RoundsPlan
+from hilum.federation.strategies.ciil import CIIL
 from hilum.federation.strategies.fedavg import FedAvg
+from hilum.federation.strategies.iil import IIL
+from hilum.federation.topology.ring import Ring
+from hilum.federation.topology.star import Star
 from hilum.localization.localizers.masks import Masks
 from hilum.models.classifier import LocalizingClassifier, build_model
 from hilum.models.neck.conta import LEAST, Conta
 from hilum.models.shuffle import shuffle_weights
 from hilum.study.spec import parse_study
 from hilum.training import loop
+from hilum.training.optimizers import OptimizerPlan
 from hilum.training.state import State, copy_state
 
 SUMS = ("neck.mask_sums", "neck.mask_counts")
@@ -64,6 +70,27 @@ def test_confounders_of_sites_are_those_of_all_their_images() -> None:
     for state in (mean, together):
         assert bool((state["neck.mask_sums"][0] > 0).all())
     torch.testing.assert_close(confounders(mean), confounders(together), rtol=1e-6, atol=1e-6)
+
+
+TURNS = {"ring": (FedAvg, Ring()), "ciil": (CIIL, Star()), "iil": (IIL, Star())}
+
+
+@pytest.mark.parametrize("name", TURNS)
+@pytest.mark.parametrize("iterations", [2, 4])
+def test_sites_that_take_turns_add_their_sums_up(name: str, iterations: int, tmp_path: Path) -> None:
+    """The weights stand still, and the statistics of the neck hardly move: the order of the visits says little."""
+    still = {"optimizer": OptimizerPlan(lr=1e-12), "freeze_norm": True, "rounds": ROUNDS}
+    sites = site("a", 1), site("b", 2, train=50), fake_site("c", train=LEAST - 1, size=32)
+    for one in sites:
+        one.targets[one.indices("val")] = np.nan  # no early stop
+    strategy, topology = TURNS[name]
+    hospitals = Hospitals.of(
+        tmp_path, strategy(build().state_groups()), *sites, model=build(iterations=iterations), **still
+    )
+    server = hospitals.federation(RoundsPlan(ROUNDS), topology).run(copy_state(build()), tmp_path, lambda record: None)
+    together = fake_trainer(*sites[:2], model=build(), **still).fit(copy_state(build()), 3, EVEN).state
+    assert server.state["neck.mask_counts"].tolist() == together["neck.mask_counts"].tolist()
+    torch.testing.assert_close(confounders(server.state), confounders(together), rtol=1e-2, atol=1e-2)
 
 
 def confounders(state: State) -> Tensor:

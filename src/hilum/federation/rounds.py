@@ -38,6 +38,7 @@ from hilum.federation.runtimes.base import Runtime
 from hilum.federation.secure_sum import SecureSum
 from hilum.federation.strategies.base import Strategy
 from hilum.federation.topology.star import Star
+from hilum.federation.turns import Turns
 from hilum.randomness import numpy_generator
 from hilum.training.loop import smoothed_prior
 from hilum.training.state import State, load_state, save_state, write_atomically
@@ -170,9 +171,12 @@ class Federation:
                 )
                 for site, visit in visits.items()
             }
+            one_by_one = Turns(self.compression.groups, server)
             with closing(self._exchange(server, tasks, traffic)) as replies:
-                server = self.topology.at_server(self.strategy, server, replies, asked, last)
-            server = replace(server, taken={**server.taken, **traffic.taken})
+                taken = one_by_one.added(replies, tasks) if turns else replies
+                server = self.topology.at_server(self.strategy, server, taken, asked, last)
+            kept = server.extra | one_by_one.counted
+            server = replace(server, extra=kept, taken={**server.taken, **traffic.taken})
             if len(visits) == len(sites):
                 answered = sum(traffic.taken.get(site) == (round_, wave) for site in visits)
                 self._require(answered, len(visits), round_, traffic)
