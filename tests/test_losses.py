@@ -67,6 +67,43 @@ def test_a_better_logit_costs_less_and_extremes_are_finite(name: str) -> None:
         assert bool(costs.isfinite().all() and x.grad is not None and x.grad.isfinite().all())
 
 
+SMALL = [0.0, 0.01, 0.5, 0.99]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(("masked_focal", {"gamma": gamma}) for gamma in SMALL),
+        *(("asymmetric", {"gamma_positive": gamma}) for gamma in SMALL),
+        *(
+            ("asymmetric", {"gamma_negative": g, "margin": m})
+            for g in (*SMALL, 1.0)
+            for m in (0.0, 1e-9, 1e-6, 0.05, 0.5)
+        ),
+    ],
+)
+@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
+def test_gradients_are_finite_with_small_powers(name: str, options: dict[str, float], target: float) -> None:
+    logits = torch.tensor([-100.0, -20.0, -3.0, -0.8472979, 0.0, 3.0, 20.0, 100.0])[:, None].requires_grad_()
+    LOSSES.load(name)(**options)(logits, torch.full((8, 1), target)).backward()
+    assert logits.grad is not None
+    assert bool(logits.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize("margin", [0.0, 1e-7])
+def test_a_negative_that_is_very_wrong_is_still_learned_from(gamma: float, margin: float) -> None:
+    """Against −p^γ log(1 − p) in float64, of which p is 1 from a logit of 37 on."""
+    loss_of = LOSSES.load("asymmetric")(gamma_negative=gamma, margin=margin)
+    for value in (5.0, 13.0, 15.0, 20.0, 100.0):
+        x = torch.tensor([[value]], requires_grad=True)
+        exact = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        p = exact.sigmoid()
+        (-((p - margin) ** gamma) * torch.log((-exact).sigmoid() + margin)).backward()
+        loss_of(x, torch.zeros(1, 1)).backward()
+        torch.testing.assert_close(x.grad[0, 0].double(), exact.grad, rtol=1e-4, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_nan_logit_is_not_hidden(name: str) -> None:
     assert LOSSES.load(name)()(torch.tensor([[torch.nan, 0.0]]), torch.tensor([[1.0, 0.0]])).isnan()

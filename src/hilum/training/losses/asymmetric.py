@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hilum.training.losses.base import Loss, in_range
+from hilum.training.losses.base import Loss, in_range, power
 
 
 class Asymmetric(Loss):
@@ -29,6 +29,12 @@ class Asymmetric(Loss):
         """Return the two parts, weighed by the target."""
         p = logits.sigmoid()
         shifted = (p - self.margin).clamp(min=0)
-        right = -((1 - p) ** self.gamma_positive) * F.logsigmoid(logits)
-        wrong = -(shifted**self.gamma_negative) * torch.log1p(-shifted.clamp(max=1 - 1e-6))
+        right = -power(1 - p, self.gamma_positive) * F.logsigmoid(logits)
+        wrong = -power(shifted, self.gamma_negative) * self._log_left(logits, shifted)
         return targets * right + (1 - targets) * wrong
+
+    def _log_left(self, logits: Tensor, shifted: Tensor) -> Tensor:
+        """Return log(1 − p_m), which has to be taken from the logit where hardly a margin keeps p_m from 1."""
+        if self.margin >= 1e-6:
+            return torch.log1p(-shifted)
+        return torch.logaddexp(F.logsigmoid(-logits), logits.new_tensor(self.margin).log()).clamp(max=0)

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+TINY = 1e-12  # a share below which nothing is learned from it
+
 
 class Loss:
     """Mean cost of the known labels, 0 where none is known.
@@ -42,3 +44,8 @@ def in_range(option: str, value: float, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError(f"expected {option} of {low:g} to {high:g}; found {value}")
     return float(value)
+
+
+def power(share: Tensor, gamma: float) -> Tensor:
+    """Return share^γ of a share in [0, 1]. With γ < 1, its gradient, infinite at 0, is 0 there."""
+    return (share.clamp(min=TINY) if gamma < 1 else share) ** gamma

@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from hilum.training.losses.base import Loss, in_range
+from hilum.training.losses.base import Loss, in_range, power
 
 
 class MaskedFocal(Loss):
@@ -20,4 +20,4 @@ class MaskedFocal(Loss):
     def cost(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return |y − p|^γ · BCE."""
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        return (targets - logits.sigmoid()).abs() ** self.gamma * losses
+        return power((targets - logits.sigmoid()).abs(), self.gamma) * losses
