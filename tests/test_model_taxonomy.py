@@ -60,8 +60,24 @@ def test_no_child_is_above_its_parent() -> None:
 
 def test_a_finding_is_trained_among_images_that_show_its_parent() -> None:
     targets = torch.tensor([[1.0, 1.0, 0.0, 1.0, 0.0], [0.0, 0.0, NAN, 1.0, 0.0], [0.0, 1.0, 1.0, NAN, 1.0]])
-    expected = torch.tensor([[1.0, 1.0, 0.0, 1.0, 0.0], [NAN, 0.0, NAN, 1.0, NAN], [0.0, NAN, 1.0, NAN, 1.0]])
+    expected = torch.tensor([[1.0, 1.0, 0.0, 1.0, 0.0], [NAN, 0.0, NAN, 1.0, NAN], [0.0, 1.0, 1.0, NAN, 1.0]])
     torch.testing.assert_close(TREE.conditional(targets), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([1.0, NAN, 0.0, NAN, 0.0], [1.0, NAN, 0.0, NAN, 0.0]),  # and says that the other lesion is none of its kind
+        ([1.0, 0.7, 0.0, 0.7, NAN], [1.0, 0.7, 0.0, 0.7, NAN]),
+        ([0.7, NAN, 0.0, 1.0, NAN], [NAN, NAN, 0.0, 1.0, NAN]),  # perhaps a nodule tells nothing of a lesion
+        ([0.0, 0.7, 0.0, 1.0, NAN], [NAN, 0.7, 0.0, 1.0, NAN]),
+        ([1.0, 0.0, 0.0, NAN, 1.0], [NAN, 0.0, 0.0, NAN, NAN]),  # nothing of a parent that is labelled absent
+        ([1.0, NAN, 0.0, 0.0, NAN], [NAN, NAN, 0.0, 0.0, NAN]),
+    ],
+)
+def test_a_positive_child_tells_that_its_parents_are_there(given: list[float], expected: list[float]) -> None:
+    found = TREE.conditional(torch.tensor([given]))
+    torch.testing.assert_close(found, torch.tensor([expected]), equal_nan=True)
 
 
 def test_findings_without_a_parent_are_as_they_were() -> None:

@@ -21,6 +21,7 @@ class Taxonomy:
         columns = {finding: c for c, finding in enumerate(findings)}
         lines = [[columns[a] for a in ancestors(finding) if a in columns] for finding in findings]
         self.parents = torch.tensor([line[0] if line else -1 for line in lines])
+        self.above = torch.tensor([[float(c in line) for c in range(len(lines))] for line in lines])  # row: a child
         depths = torch.tensor([len(line) for line in lines])
         self.levels = [torch.nonzero(depths == depth).flatten() for depth in range(1, int(depths.max()) + 1)]
 
@@ -45,7 +46,17 @@ class Taxonomy:
         return values
 
     def conditional(self, targets: Tensor) -> Tensor:
-        """Return the targets (B, C) of the conditional: unknown where the parent is not known to be there."""
+        """Return the targets (B, C) of the conditional: unknown where the parent is not known to be there.
+
+        A positive child (1, not a soft label below it) tells that an ancestor is there, unless that or one above it is
+        labelled 0. The ancestor's own target stays as it was: labels are closed by the study's ``closure``.
+        """
         parents = self.parents.to(targets.device)
-        there = (parents < 0) | (targets[:, parents.clamp(min=0)] == 1)
-        return torch.where(there, targets, torch.nan)
+        open_ = (parents < 0) | self._there(targets)[:, parents.clamp(min=0)]
+        return torch.where(open_, targets, torch.nan)
+
+    def _there(self, targets: Tensor) -> Tensor:
+        above, positive, negative = self.above.to(targets.device), targets == 1, targets == 0
+        implied = (positive.float() @ above) > 0
+        denied = negative | ((negative.float() @ above.T) > 0)
+        return positive | (implied & ~denied)
