@@ -60,6 +60,18 @@ def test_mean_var_takes_a_donor_of_another_width_and_repeats() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def test_mean_var_refuses_a_trunk_of_which_a_part_is_never_trained() -> None:
+    trunk = BACKBONES.load("efficientnet_lite0")(blocks=2, frozen_blocks=1, pretrained=False)
+    donor = {name: torch.full_like(tensor, 2.0) for name, tensor in trunk.state_dict().items()}
+    before = copy_state(trunk)
+    with pytest.raises(ValueError, match=r"trained as a whole; found \d+ frozen tensors, such as _conv_stem\.weight"):
+        start("mean_var", trunk, donor)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trunk.state_dict().items())
+    whole = BACKBONES.load("efficientnet_lite0")(blocks=2, frozen_blocks=0, pretrained=False)
+    start("mean_var", whole, donor)
+    assert bool((whole.state_dict()["_conv_stem.weight"] == 2).all())
+
+
 @pytest.mark.parametrize(
     ("upto", "taken"),
     [
