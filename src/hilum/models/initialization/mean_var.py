@@ -28,8 +28,8 @@ class MeanVar(Initialization):
         frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
         if frozen:
             raise ValueError(
-                f"expected a trunk that is trained as a whole; found {len(frozen)} frozen tensors, such as {frozen[0]}. "
-                "Set the backbone's option frozen_blocks to 0, or choose the initialization transfusion"
+                f"expected a trunk that is trained as a whole; found {len(frozen)} frozen tensors, such as "
+                f"{frozen[0]}. Set the backbone's option frozen_blocks to 0, or choose the initialization transfusion"
             )
         absent = [name for name in parameters if name not in donor]
         if absent:
