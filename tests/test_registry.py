@@ -96,3 +96,26 @@ def test_generators_repeat_and_leave_the_global_state_alone() -> None:
     assert not torch.equal(a, c)
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)
+
+
+@pytest.mark.parametrize(
+    ("registry", "name", "options"),
+    [
+        (NECKS, "conta", {"weight": 1, "iterations": 2}),
+        (NECKS, "triple_attention", {"channel": False}),
+        (PARTITIONERS, "dirichlet", {"seed": None}),
+        (BACKBONES, "residual", {"widths": [1, 2, 3], "dilation": 2}),
+    ],
+)
+def test_values_of_the_kind_that_an_option_has_are_accepted(
+    registry: Registry, name: str, options: dict[str, object]
+) -> None:
+    registry.check(name, options)
+
+
+@pytest.mark.parametrize("value", ["3", 3.0, True, None, [3]])
+def test_what_is_no_whole_number_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^expected a whole number for the option 'blocks'; found "):
+        BACKBONES.check("efficientnet_lite0", {"blocks": value})
+    with pytest.raises(ValueError, match=r"^expected true or false for the option 'pretrained'; found "):
+        BACKBONES.check("efficientnet_lite0", {"pretrained": "no" if value is True else value})

@@ -124,6 +124,30 @@ def test_the_models_own_map_needs_no_localizer(tiny_study: Path) -> None:
         ("evaluation.localizer={name: occlusion, sise: 8}", "'occlusion' has no option 'sise'. Did you mean 'size'?"),
         ("evaluation.localizer={name: occlusion, size: 4}", "expected a stride of at least 1 and at most the size, 4"),
         ("model.neck={name: cross_scale_graph, edges: none}", "expected edges among learned, uniform, random"),
+        (
+            "model.neck={name: cross_scale_graph, neighbours: 2.5}",
+            "expected a whole number for the option 'neighbours'",
+        ),
+        ('model.neck={name: cross_scale_graph, mirror: "no"}', "expected true or false for the option 'mirror'"),
+        ('model.neck={name: triple_attention, channel: "off"}', "expected true or false for the option 'channel'"),
+        ("model.neck={name: conta, weight: .nan}", "expected a finite number for the option 'weight'; found nan"),
+        ("model.neck={name: conta, weight: .inf}", "expected a finite number for the option 'weight'; found inf"),
+        ("model.pooling={name: top_k, fraction: true}", "expected a finite number for the option 'fraction'"),
+        ("model.backbone={name: patch_bag, size: 16.5}", "expected a whole number for the option 'size'; found 16.5"),
+        ("model.backbone={name: residual, dilation: 1.5}", "expected a whole number for the option 'dilation'"),
+        ("model.backbone={name: residual, dilation: true}", "expected a whole number for the option 'dilation'"),
+        (
+            "model.backbone={name: patch_bag, trunk: {name: residual, dilation: 1.5}}",
+            "expected a whole number for the option 'dilation'; found 1.5",
+        ),
+        (
+            'model.backbone={name: efficientnet_lite0, pretrained: "no"}',
+            "expected true or false for the option 'pretrained'; found 'no'",
+        ),
+        (
+            "evaluation.localizer={name: occlusion, size: 8.5}",
+            "expected a whole number for the option 'size'; found 8.5",
+        ),
         ("model.neck=graph", "Expected a neck among conta, cross_scale_graph, none, triple_attention"),
     ],
 )
@@ -132,4 +156,4 @@ def test_a_wrong_name_or_option_is_one_line(value: str, told: str, tiny_study: P
     assert outcome.status != 0
     assert told in outcome.err
     assert "Traceback" not in outcome.err
-    assert not (tmp_path / "run" / "run.json").exists()
+    assert not (tmp_path / "run").exists()

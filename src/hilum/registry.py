@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
 from hilum.errors import UnknownName
+
+# What the value of an option is, by the annotation of the parameter that takes it; other annotations say nothing.
+KINDS = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "None": "null"}
 
 
 class Registry(Mapping[str, str]):
@@ -36,6 +41,20 @@ class Registry(Mapping[str, str]):
         module, _, attribute = self[name].partition(":")
         return getattr(import_module(module), attribute)
 
+    def parameters(self, name: str) -> Mapping[str, Parameter]:
+        """Return the parameters of what a name stands for, or of its ``read`` where it has one."""
+        named = self.load(name)
+        return signature(getattr(named, "read", named)).parameters
+
+    def check(self, name: str, options: Mapping[str, Any]) -> None:
+        """Refuse values that are no whole number, number, or true or false where an option is one (``ValueError``)."""
+        known = self.parameters(name) if options else {}
+        for option, value in options.items():
+            kinds = str(known[option].annotation).split(" | ") if option in known else []
+            if kinds and set(kinds) <= set(KINDS) and not any(_is(kind, value) for kind in kinds):
+                expected = " or ".join(KINDS[kind] for kind in kinds)
+                raise ValueError(f"expected {expected} for the option '{option}'; found {value!r}")
+
     def summary(self, name: str) -> str:
         """Return the first sentence of the attribute's docstring, read without importing its module."""
         module, _, attribute = self[name].partition(":")
@@ -46,3 +65,11 @@ class Registry(Mapping[str, str]):
         nodes: list[Any] = [n for n in tree.body if getattr(n, "name", None) == attribute] + [tree]
         documented = (ast.get_docstring(n) for n in nodes)
         return next((text.splitlines()[0] for text in documented if text), "")
+
+
+def _is(kind: str, value: object) -> bool:
+    if kind == "None" or value is None:
+        return kind == "None" and value is None
+    if kind == "bool" or isinstance(value, bool):
+        return kind == "bool" and isinstance(value, bool)
+    return isinstance(value, int) or (kind == "float" and isinstance(value, float) and math.isfinite(value))

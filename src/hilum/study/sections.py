@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -65,14 +64,14 @@ def checked(check: Any, name: str) -> str:
 
 
 def with_options(registry: Any, value: NamedOptions) -> NamedOptions:
-    """Check the name, and that what it names takes the options."""
+    """Check the name, that what it names takes the options, and the types of their values."""
     registered(registry, value.name)
-    known: list[str] = []
-    for option in value.model_extra or {}:
-        named = registry.load(value.name)
-        known = known or [p for p in signature(getattr(named, "read", named)).parameters if p not in GIVEN]
+    options = value.model_extra or {}
+    known = [p for p in registry.parameters(value.name) if p not in GIVEN] if options else []
+    for option in options:
         if option not in known:
             raise ValueError(f"'{value.name}' has no option '{option}'.{suggestion(option, known)}")
+    registry.check(value.name, options)
     return value
 
 

@@ -35,7 +35,9 @@ class PatchBag(Backbone):
         if cell not in get_args(Cell):
             raise ValueError(f"expected cell among {', '.join(get_args(Cell))}; found '{cell}'")
         named = {"name": trunk} if isinstance(trunk, str) else dict(trunk)
-        self.trunk: Backbone = BACKBONES.load(named.pop("name", ""))(**named)
+        name = named.pop("name", "")
+        BACKBONES.check(name, named)
+        self.trunk: Backbone = BACKBONES.load(name)(**named)
         self.size, self.stride, self.cell = size, stride, cell
         self.centre = (-(-size // self.trunk.stride) - 1) // 2
         self.channels = self.trunk.channels
