@@ -193,6 +193,14 @@ def test_masks_may_be_the_maps_of_a_study_of_conta_alone() -> None:
     parse_study(content | {"model": {"neck": "conta"}}, "study.yaml")
 
 
+def test_a_study_of_one_round_in_which_nothing_is_counted_is_refused() -> None:
+    content = {"name": "x", "findings": ["Mass"], "sites": {"a": {"database": "folder", "root": "a"}}}
+    content |= {"model": {"neck": "conta"}}
+    with pytest.raises(StudyError, match=r"expected training\.rounds of at least 2 for model\.neck conta, .* found 1"):
+        parse_study(content | {"training": {"rounds": 1}}, "study.yaml")
+    parse_study(content | {"training": {"rounds": 2}}, "study.yaml")
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
