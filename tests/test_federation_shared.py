@@ -84,6 +84,14 @@ def test_counts_and_updates_are_of_the_sites_own_images() -> None:
     assert len(trainer.drawn_examples) == 42
 
 
+def test_a_loss_goes_by_the_labels_of_all_that_is_drawn() -> None:
+    trainer = mixed(12, 30)
+    own, beside = (Examples((source,)) for source in trainer.drawn_examples.sources)
+    positive, known = own.positive() + beside.positive(), own.known() + beside.known()
+    assert trainer.loss.positive.tolist() == positive.sum(0).tolist()
+    assert trainer.loss.negative.tolist() == (known - positive).sum(0).tolist()
+
+
 def test_the_prior_correction_of_a_shared_image_is_that_of_the_shared_set() -> None:
     trainer = mixed(12, 30)
     trainer.plan = replace(trainer.plan, prior_correction="relative")

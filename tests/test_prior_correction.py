@@ -10,10 +10,11 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from fakes import FakeSite, fake_site, fake_trainer
+from fakes import FakeSite, fake_site, fake_trainer, tiny_model
 from hilum.models.backbones.base import Backbone
 from hilum.models.classifier import LocalizingClassifier
 from hilum.models.pooling.mean import MeanPooling
+from hilum.models.taxonomy import Taxonomy
 from hilum.training.loop import smoothed_prior
 from hilum.training.optimizers import OptimizerPlan
 from hilum.training.state import copy_state
@@ -101,3 +102,16 @@ def test_offsets_follow_each_source_and_leave_findings_nobody_labels_alone(corre
         assert offsets[k, 0] == pytest.approx(expected, rel=1e-5)
     assert offsets[0, 1] == 0 != offsets[1, 1]
     assert not fake_trainer(*sites)._offsets(np.array([0.2, 0.3])).any()
+
+
+@pytest.mark.parametrize("correction", ["relative", "absolute"])
+def test_no_prior_corrects_the_rounds_that_train_a_finding_given_its_parent(correction: str) -> None:
+    """Which prior that would be, of images that show the parent, is told to no server."""
+    losses = {}
+    for how in ("none", correction):
+        model = tiny_model()
+        model.taxonomy = Taxonomy(["Mass", "Nodule/Mass"])
+        trainer = fake_trainer(fake_site("a"), model=model, rounds=2, conditional=0.5, prior_correction=how)
+        losses[how] = [trainer.fit(copy_state(tiny_model()), k, np.array([0.1, 0.9])).loss for k in (1, 2)]
+    assert losses["none"][0] == losses[correction][0]
+    assert losses["none"][1] != losses[correction][1]

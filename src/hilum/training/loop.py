@@ -40,7 +40,8 @@ class TrainingPlan:
     and site, so that sites with other prevalences ask the shared head for the same intercept; 'absolute' adds
     logit π_site, so that the shared logits are those at a prior of ½ everywhere. ``loss``: a name in
     ``LOSSES``, with its options. ``conditional``: share of the rounds that train P(finding | parent), where the model
-    has a taxonomy. ``precision``: 'float32' or 'bfloat16' autocast of the trunk. ``tau``, ``weighting``: see
+    has a taxonomy; no prior corrects them, as no server knows how often a finding is seen among images that show its
+    parent. ``precision``: 'float32' or 'bfloat16' autocast of the trunk. ``tau``, ``weighting``: see
     ``Examples.draw``.
     """
 
@@ -91,7 +92,8 @@ class LocalTrainer:
 
     The model is scratch space: every call starts from the state it is given. All randomness comes from
     (seed, round, participant name). ``shared``: images that are not the participant's own and are trained on beside
-    them; labels are counted, statistics estimated and updates numbered without them.
+    them. The loss and the prior correction count the labels of all that is drawn, with them; what a server is told of
+    labels and moments, the statistics that are estimated and the number of updates are without them.
     """
 
     def __init__(

@@ -13,8 +13,8 @@ TINY = 1e-12  # a share below which nothing is learned from it
 class Loss:
     """Mean cost of the known labels, 0 where none is known.
 
-    ``positive``, ``known`` (C,): how many labels of each finding the participant's training images have; without them
-    every loss takes findings for balanced. Options out of range raise ``ValueError``.
+    ``positive``, ``known`` (C,): how many labels of each finding the images have that the participant trains on, shared
+    ones included; without them every loss takes findings for balanced. Options out of range raise ``ValueError``.
     """
 
     def __init__(self, positive: NDArray[np.int64] | None = None, known: NDArray[np.int64] | None = None) -> None:
