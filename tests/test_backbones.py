@@ -296,6 +296,31 @@ def test_crops_of_the_receptive_field_give_the_cells_of_the_fully_convolutional_
     assert float((folded - whole).abs()[:, :, 0].max()) > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("residual", {"widths": (4, 8, 8), "dilation": 2}),
+        ("cbr", {"widths": (4, 4, 4), "output_stride": 8}),
+        ("tuberculosis_net", {}),
+        ("efficientnet_lite0", {"blocks": 3, "frozen_blocks": 0, "pretrained": False}),
+        pytest.param("resnet", {"depth": 10, "stages": 1}, marks=needs_monai),
+        pytest.param("densenet121", {"blocks": 1}, marks=needs_monai),
+    ],
+)
+def test_a_crop_that_is_wide_enough_sees_what_a_cell_of_every_trunk_sees(name: str, options: dict[str, Any]) -> None:
+    """Card 2, for crops of the receptive field + 2 strides."""
+    trunk = build(name, options)
+    size = (-(-trunk.receptive_field // trunk.stride) + 2) * trunk.stride
+    crops = PatchBag({"name": name, **options}, size=size, stride=3 * trunk.stride, cell="centre").eval()
+    crops.trunk.load_state_dict(trunk.state_dict())
+    image = torch.rand(1, 1, size + 4 * trunk.stride, size + 4 * trunk.stride)
+    with torch.no_grad():
+        whole, cells = trunk(image), crops(image)
+    k = whole.shape[2] // 6
+    torch.testing.assert_close(cells[:, :, k, k], whole[:, :, 3 * k, 3 * k], rtol=1e-5, atol=1e-5)
+    assert float((cells[:, :, k, k] - cells[:, :, 0, 0]).abs().max()) > 1e-3
+
+
 def test_a_cell_of_a_patch_classifier_is_the_mean_over_its_crop() -> None:
     trunk = build("patch_bag", {"trunk": SMALL, "size": 32, "stride": 32})
     image = torch.rand(1, 1, 64, 96)

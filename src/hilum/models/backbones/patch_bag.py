@@ -21,9 +21,11 @@ class PatchBag(Backbone):
 
     Crops of ``size`` px every ``stride`` px go through ``trunk``, a backbone's name or name with options; black lies
     beyond the border. ``cell`` 'mean': the features of a crop are the mean over its own map, as of a patch classifier,
-    and the map of an image is at every place the mean over the crops that cover it. 'centre': its map's central cell,
-    which where ``size`` is the trunk's receptive field and ``stride`` a multiple of the trunk's is the cell of the
-    fully convolutional form, away from the border; that form is much quicker. Raises ``ValueError``, ``UnknownName``.
+    and the map of an image is at every place the mean over the crops that cover it. 'centre': its map's central cell.
+    With s the trunk's stride, it is the cell of the fully convolutional form, away from the border, where ``stride``
+    and ``size`` are multiples of s and ``size`` is at least the trunk's receptive field + 2 s (of ``residual``, the
+    receptive field itself will do); smaller crops cut the field off. That form is much quicker. Raises ``ValueError``,
+    ``UnknownName``.
     """
 
     def __init__(
