@@ -65,6 +65,7 @@ def test_a_site_comes_from_the_key_of_its_name_or_from_the_longest_that_is_cut()
         ({"findings": ["Nodul"]}, "Did you mean 'Nodule'?"),
         ({"sites": {"a": {"database": "nih", "root": "a"}}}, "Did you mean 'nih14'?"),
         ({"training": {"loss": "masked_bec"}}, "Did you mean 'masked_bce'?"),
+        ({"training": {"loss": {"name": "ldam", "known": [1]}}}, "'ldam' has no option 'known'"),
         ({"federation": {"strategy": "fedavgg"}}, "Did you mean 'fedavg'?"),
         ({"label_policy": "one"}, "among ignore, zeros, ones, soft, blank-is-negative, chexpert; found 'one'"),
         ({"findings": []}, "findings: expected at least 1 entry; found []"),

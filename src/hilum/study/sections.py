@@ -9,11 +9,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from hilum.errors import HilumError
 from hilum.study.mistakes import suggestion
 
-# What a pooling, a database or a strategy gets from hilum or from other keys of the study.
+# What a pooling, a loss, a database or a strategy gets from hilum or from other keys of the study.
 GIVEN = (
     "channels",
     "findings",
     "counts",
+    "positive",
+    "known",
     "cls",
     "root",
     "labels_only",
