@@ -11,7 +11,7 @@ import pytest
 
 import hospitals
 from hilum.databases import DATABASES
-from hilum.errors import DataError, StudyError
+from hilum.errors import StudyError
 from hilum.sites.site import Site
 from hilum.study.hospitals import load_sites
 from hilum.study.spec import load_study
@@ -182,5 +182,5 @@ def test_an_option_may_be_set_for_one_run(tmp_path: Path) -> None:
 
 
 def test_a_value_that_the_adapter_cannot_take_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected the option 'pneumonia' as true or false; found 'perhaps'"):
+    with pytest.raises(StudyError, match="expected true or false for the option 'pneumonia'; found 'perhaps'"):
         load(rsna(tmp_path, "{name: rsna, pneumonia: perhaps}"))
