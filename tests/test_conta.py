@@ -27,6 +27,7 @@ from hilum.localization.localizers.masks import Masks
 from hilum.models.classifier import LocalizingClassifier, build_model
 from hilum.models.neck.conta import LEAST, Conta
 from hilum.models.shuffle import shuffle_weights
+from hilum.study.arms import require_effect
 from hilum.study.spec import parse_study
 from hilum.training import loop
 from hilum.training.optimizers import OptimizerPlan
@@ -193,12 +194,15 @@ def test_masks_may_be_the_maps_of_a_study_of_conta_alone() -> None:
     parse_study(content | {"model": {"neck": "conta"}}, "study.yaml")
 
 
-def test_a_study_of_one_round_in_which_nothing_is_counted_is_refused() -> None:
+@pytest.mark.parametrize(("rounds", "iterations"), [(1, 3), (20, 1)])
+def test_a_study_in_which_nothing_is_counted_is_refused(rounds: int, iterations: int) -> None:
     content = {"name": "x", "findings": ["Mass"], "sites": {"a": {"database": "folder", "root": "a"}}}
-    content |= {"model": {"neck": "conta"}}
-    with pytest.raises(StudyError, match=r"expected training\.rounds of at least 2 for model\.neck conta, .* found 1"):
-        parse_study(content | {"training": {"rounds": 1}}, "study.yaml")
-    parse_study(content | {"training": {"rounds": 2}}, "study.yaml")
+    content |= {"model": {"neck": {"name": "conta", "iterations": iterations}, "backbone": "residual"}}
+    study = parse_study(content | {"training": {"rounds": rounds}}, "study.yaml")  # that of an old run is read
+    with pytest.raises(StudyError, match=rf"Expected a round in which model\.neck conta counts .*rounds {rounds} give"):
+        require_effect(study)
+    content["model"]["neck"]["iterations"] = 2
+    require_effect(parse_study(content | {"training": {"rounds": 2}}, "study.yaml"))
 
 
 @pytest.mark.parametrize(

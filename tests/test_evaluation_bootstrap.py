@@ -1,5 +1,7 @@
 """Intervals: exact properties of the resamples, DeLong's variance, coverage in a small simulation."""
 
+from math import comb
+
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
@@ -10,6 +12,7 @@ from hilum.evaluation.bootstrap import (
     Resampled,
     evaluate_classification,
     evaluate_sites,
+    figures_of,
     interval,
     macro,
     patient_weights,
@@ -19,6 +22,7 @@ from hilum.evaluation.bootstrap import (
 from hilum.evaluation.classification import auroc, average_precision
 from hilum.evaluation.comparison import paired_difference, paired_over_sites, two_sided_p
 from hilum.evaluation.delong import delong
+from hilum.evaluation.localization import paired_localization
 
 
 def sample(n=400, findings=2, shift=1.0, seed=0):
@@ -178,6 +182,40 @@ def test_p_value_goes_on_beyond_the_last_resample():
     assert two_sided_p(above + 1, 40) < 1e-6
     assert two_sided_p(above + 1, 3) > 1e-3
     assert two_sided_p(np.full(99, 0.3), 40) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("images", [1, 10])
+def test_small_p_values_are_as_rare_as_they_say(images):
+    """Where nothing differs, also with many images of few patients: these are what is drawn."""
+    rng, who = np.random.default_rng(0), np.repeat(np.arange(8), images)
+    values = rng.normal(size=(800, 8, 1)) + 0.3 * rng.normal(size=(800, 8, images))
+    p = [
+        paired_localization(v.reshape(1, -1, 1, 1), np.zeros((1, 8 * images, 1, 1)), who, resamples=400)[0][0].p
+        if images > 1
+        else two_sided_p(
+            resample(lambda w, v=v: (w @ v / w.sum(1, keepdims=True))[:, :, None], who, 400, 0).resamples, 8
+        )
+        for v in values
+    ]
+    assert np.mean(np.array(p) < 0.001) < 0.006
+
+
+def test_a_mean_hangs_on_its_finding_of_fewest_patients():
+    targets = np.zeros((60, 2))
+    targets[:5, 0], targets[:30, 1] = 1, 1
+    who = np.arange(60)
+    sample = resample(lambda w: (w @ targets)[:, None] / w.sum(1)[:, None, None], who, 100, 0)
+    figures = figures_of(sample, targets, who, ["Mass", "Edema"])
+    assert [figures[f].witnesses for f in ("Mass", "Edema", "macro")] == [5, 30, 5]
+    assert figures_of(sample, targets, who // 2, ["Mass", "Edema"])["Edema"].witnesses == 15
+
+
+def test_a_perfect_ranking_has_the_p_of_its_chance():
+    targets = np.repeat([1.0, 0.0], 8)[:, None]
+    scores = targets + np.arange(16)[:, None] / 100
+    for s in (scores, -scores):
+        assert delong(s, targets, np.arange(16), ["Mass"])["Mass"].p == pytest.approx(2 / comb(16, 8))
+    assert np.isnan(delong(scores, targets, np.arange(16) // 4, ["Mass"])["Mass"].p)
 
 
 def test_a_mean_over_sites_and_a_group_are_compared_as_they_are_measured():

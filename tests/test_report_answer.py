@@ -341,12 +341,12 @@ SMALL = {"value": 0.52, "low": 0.45, "high": 0.59}
         (
             {},
             LARGE | {"negatives_of": "others"},
-            "half or more is told of the border of the film alone: {} (disease and",
+            "Lesions count, and so does the border of the film: {} (disease and site).",
         ),
         (
             {},
-            LARGE,
-            "Lesions count, but half or more is told of the border of the film alone: {} (disease and border).",
+            LARGE | {"low": 0.55},
+            "Lesions count, and so does the border of the film: {} (disease, partly border).",
         ),
         ({"low": -0.1}, SMALL, "Neither lesions nor the border of the film are shown to count: {}."),
         ({"p_holm": 0.07}, SMALL, "Neither lesions nor the border of the film are shown to count: {}."),

@@ -148,7 +148,7 @@ def test_the_models_own_map_needs_no_localizer(tiny_study: Path) -> None:
             "evaluation.localizer={name: occlusion, size: 8.5}",
             "expected a whole number for the option 'size'; found 8.5",
         ),
-        ("model.taxonomy=true", "expected a finding that is a kind of another, such as Nodule beside Nodule/Mass, for"),
+        ("model.taxonomy=true", "Expected a finding that is a kind of another, such as Nodule beside Nodule/Mass, for"),
         ("model.neck=graph", "Expected a neck among conta, cross_scale_graph, none, triple_attention"),
     ],
 )

@@ -135,12 +135,16 @@ def resample(statistic: Statistic, patients: ArrayLike, resamples: int, seed: in
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure (K = 1), resampled, with the images and positives behind it and the findings it averages."""
+    """One figure (K = 1), resampled, with the images and positives behind it and the findings it averages.
+
+    ``witnesses``: the patients it hangs on, those of the smaller class; of a mean, those of the finding with fewest.
+    """
 
     sample: Resampled
     n: int
     positives: int
     findings: int = 1
+    witnesses: int = 0
 
     def estimate(self, level: float = LEVEL) -> Estimate:
         """Return the value with its interval."""
@@ -190,7 +194,7 @@ def evaluate_classification(
     table: Table = {name: {} for name in (*findings, MACRO)}
     for metric in metrics:
         sample = resample_metric(metric, s, t, who, resamples, seed)
-        for name, figure in figures_of(sample, t, findings).items():
+        for name, figure in figures_of(sample, t, who, findings).items():
             table[name][metric] = figure.estimate(level)
     return table
 
@@ -227,7 +231,7 @@ def evaluate_sites(
         for site in names:
             rows = where == site
             sample = resample_metric(metric, s[:, rows], t[rows], who[rows], resamples, derive_seed(seed, site))
-            parts.append(figures_of(sample, t[rows], findings, groups))
+            parts.append(figures_of(sample, t[rows], who[rows], findings, groups))
         for name in rows_of:
             for site, part in zip(names, parts, strict=True):
                 tables[site][name][metric] = part[name].estimate(level)
@@ -255,30 +259,43 @@ def too_few(targets: Floats, patients: ArrayLike) -> NDArray[np.bool_]:
     ``targets`` (N, C), ``patients`` (N,). Patients are counted, not images, because patients are what is drawn; one
     with images of both classes counts in both.
     """
-    return few_patients(targets == 1, patients) | few_patients(targets == 0, patients)
+    return fewest_of_class(targets, patients) < FEWEST_OF_CLASS
+
+
+def fewest_of_class(targets: Floats, patients: ArrayLike) -> NDArray[np.int64]:
+    """Return how many patients each finding (C,) has of its smaller class."""
+    return np.minimum(patients_of(targets == 1, patients), patients_of(targets == 0, patients))
 
 
 def few_patients(shown: NDArray[np.bool_], patients: ArrayLike) -> NDArray[np.bool_]:
     """Return which columns of ``shown`` (N, ...) hold for images of fewer than ``FEWEST_OF_CLASS`` patients."""
+    return patients_of(shown, patients) < FEWEST_OF_CLASS
+
+
+def patients_of(shown: NDArray[np.bool_], patients: ArrayLike) -> NDArray[np.int64]:
+    """Return of how many patients the images are for which each column of ``shown`` (N, ...) holds."""
     _, member = np.unique(np.asarray(patients), return_inverse=True)
     of_patient = np.zeros((member.max(initial=-1) + 1, *shown.shape[1:]), dtype=bool)
     np.logical_or.at(of_patient, member, shown)
-    return np.asarray(of_patient.sum(axis=0) < FEWEST_OF_CLASS)
+    return np.asarray(of_patient.sum(axis=0), dtype=np.int64)
 
 
 def figures_of(
     sample: Resampled,
     targets: Floats,
+    patients: ArrayLike,
     findings: Sequence[str],
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Figure]:
     """Return the figure of each finding, their macro, and the mean of each group of findings that is not empty."""
     n, positives = (~np.isnan(targets)).sum(axis=0), (targets == 1).sum(axis=0)
+    witnesses = fewest_of_class(targets, patients)
     figures = {
         name: Figure(
             Resampled(sample.seeds[:, k : k + 1], sample.resamples[:, k : k + 1]),
             int(n[k]),
             int(positives[k]),
+            witnesses=int(witnesses[k]),
         )
         for k, name in enumerate(findings)
     }
@@ -294,7 +311,7 @@ def mean_figure(figures: Sequence[Figure]) -> Figure:
     )
     taken = [f for f, yes in zip(figures, sample.averaged, strict=True) if yes]
     n, positives, findings = (sum(getattr(f, k) for f in taken) for k in ("n", "positives", "findings"))
-    return Figure(macro(sample), n, positives, findings)
+    return Figure(macro(sample), n, positives, findings, min((f.witnesses for f in taken), default=0))
 
 
 def check_seeds(

@@ -87,7 +87,7 @@ def evaluate_calibration(
         resamples,
         seed,
     )
-    return {name: _basic(figure.estimate(level)) for name, figure in figures_of(sample, t, findings).items()}
+    return {name: _basic(figure.estimate(level)) for name, figure in figures_of(sample, t, who, findings).items()}
 
 
 def reliability(probabilities: ArrayLike, targets: ArrayLike, bins: int = BINS) -> Reliability:

@@ -54,7 +54,7 @@ def paired_difference(
     for metric in metrics:
         first, second = (resample_metric(metric, one, t, who, resamples, seed) for one in (a, b))
         sample = _subtract(first, second)
-        for name, figure in figures_of(sample, t, findings).items():
+        for name, figure in figures_of(sample, t, who, findings).items():
             table[name][metric] = difference_of(figure, level)
     return table
 
@@ -91,18 +91,19 @@ def paired_over_sites(
                 resample_metric(metric, one[:, rows], t[rows], who[rows], resamples, derive_seed(seed, site))
                 for one in (a, b)
             ]
-            parts.append(figures_of(_subtract(*samples), t[rows], findings, groups))
+            parts.append(figures_of(_subtract(*samples), t[rows], who[rows], findings, groups))
         for name in names:
             table[name][metric] = difference_of(mean_figure([part[name] for part in parts]), level)
     return table
 
 
-def two_sided_p(differences: ArrayLike, n: int) -> float:
-    """Return the two-sided bootstrap p value of resampled differences (R,) of ``n`` images against 0; NaN without any.
+def two_sided_p(differences: ArrayLike, patients: int) -> float:
+    """Return the two-sided bootstrap p value of resampled differences (R,) against 0; NaN without any.
 
     Twice the smaller share of resamples at or beyond 0, with one added to count and total (Davison and Hinkley 1997,
     chapter 4). Where none is, that is 2 / (R + 1) however far away 0 lies, which no correction for many tests survives:
-    then, if it is smaller, the tail of Student's t with the resamples' mean and spread and n - 1 degrees of freedom.
+    then, if it is smaller, the tail of Student's t of the resamples' mean over their spread, with as many degrees of
+    freedom as the ``patients`` that the figure hangs on, less one.
     """
     d = np.asarray(differences, dtype=np.float64)
     d = d[~np.isnan(d)]
@@ -111,14 +112,15 @@ def two_sided_p(differences: ArrayLike, n: int) -> float:
     beyond = int(min((d <= 0).sum(), (d >= 0).sum()))
     counted = min(1.0, 2 * (1 + beyond) / (len(d) + 1))
     mean, spread = abs(d.mean()), d.std()
-    if beyond or n < 2 or spread < 1e-9 * mean:
+    if beyond or patients < 2 or spread < 1e-9 * mean:
         return counted
-    return float(min(counted, 2 * student.sf(mean / spread, n - 1)))
+    error = spread * np.sqrt(patients / (patients - 1))  # resamples of few spread less than samples of them
+    return float(min(counted, 2 * student.sf(mean / error, patients - 1)))
 
 
 def difference_of(figure: Figure, level: float) -> Difference:
     """Return a resampled difference with its interval and p value."""
-    return Difference(**vars(figure.estimate(level)), p=two_sided_p(figure.sample.resamples[:, 0], figure.n))
+    return Difference(**vars(figure.estimate(level)), p=two_sided_p(figure.sample.resamples[:, 0], figure.witnesses))
 
 
 def _subtract(a: Resampled, b: Resampled) -> Resampled:

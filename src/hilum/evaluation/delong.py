@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import comb
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 
-from hilum.evaluation.bootstrap import LEVEL, MACRO, check_seeds, too_few
+from hilum.evaluation.bootstrap import LEVEL, MACRO, check_seeds, patients_of, too_few
 from hilum.evaluation.classification import Floats
 
 
@@ -51,10 +52,16 @@ def delong(
     columns = [*parts.T, parts[:, known].mean(axis=1) if known.any() else np.full(len(parts), np.nan)]
     means = [*values, values[known].mean() if known.any() else np.nan]
     null = 0.5 if against is None else 0.0
-    return {
+    table = {
         name: _test(float(mean), float(np.sqrt((column**2).sum())), null, level)
         for name, mean, column in zip((*findings, MACRO), means, columns, strict=True)
     }
+    if against is None:
+        shown, absent = (patients_of(targets_ == k, who) for k in (1, 0))
+        for c, finding in enumerate(findings):
+            if table[finding].error == 0:  # all on their side: the chance of that ranking and its opposite
+                table[finding] = replace(table[finding], p=min(1.0, 2 / comb(shown[c] + absent[c], shown[c])))
+    return table
 
 
 def influences(scores: Floats, targets: Floats, patients: NDArray[np.generic]) -> tuple[Floats, Floats]:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from hilum.errors import DataError
 from hilum.evaluation.bootstrap import (
     FEWEST,
+    FEWEST_OF_CLASS,
     LEVEL,
     MACRO,
     Estimate,
@@ -19,6 +20,7 @@ from hilum.evaluation.bootstrap import (
     few_patients,
     interval,
     macro,
+    patients_of,
     resample,
 )
 from hilum.evaluation.comparison import Difference, difference_of
@@ -233,7 +235,8 @@ def paired_localization(
     difference = (first.mean(axis=0) - second.mean(axis=0))[None]
     sample = resample(lambda weights: _weighted_means(weights, difference), patients, resamples, seed)
     shown, findings = ~np.isnan(difference[0]), difference.shape[3]
-    counts, few = shown.sum(axis=0), few_patients(shown, patients)
+    counts, witnesses = shown.sum(axis=0), patients_of(shown, patients)
+    few = witnesses < FEWEST_OF_CLASS
     sample = sample.without(few.ravel())
     table = []
     for k in range(difference.shape[2]):
@@ -241,10 +244,14 @@ def paired_localization(
         proves = (counts[k] >= FEWEST) & ~few[k]
         enough = np.flatnonzero(proves & ~np.isnan(part.values))
         mean = macro(Resampled(part.seeds[:, enough], part.resamples[:, enough]))
-        figures = [Figure(_columns(part, c, 1), int(counts[k, c]), 0) for c in range(findings)]
+        figures = [
+            Figure(_columns(part, c, 1), int(counts[k, c]), 0, witnesses=int(witnesses[k, c])) for c in range(findings)
+        ]
         row = [difference_of(figure, level) for figure in figures]
         row = [one if yes else replace(one, p=np.nan) for one, yes in zip(row, proves, strict=True)]
-        table.append([*row, difference_of(Figure(mean, int(counts[k, enough].sum()), 0, len(enough)), level)])
+        fewest = int(witnesses[k, enough].min(initial=witnesses.max(initial=0)))
+        of_mean = Figure(mean, int(counts[k, enough].sum()), 0, len(enough), fewest)
+        table.append([*row, difference_of(of_mean, level)])
     return table
 
 

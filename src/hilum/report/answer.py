@@ -96,7 +96,7 @@ def _limits(rows: list[Row]) -> list[str]:
     below = [f"{row.place} ({figure_text(row.auroc)})" for row in rows if row.below]
     seen = [row for row in rows if row.finding in found]
     blind = [f"{row.place} ({row.verdict})" for row in seen if row.verdict.startswith(("partly", "border", "site"))]
-    half = [f"{row.place} ({row.verdict})" for row in seen if row.verdict.startswith("disease and")]
+    both = [f"{row.place} ({row.verdict})" for row in seen if row.verdict.startswith(("disease,", "disease and"))]
     untold = [row.place for row in seen if row.is_found and row.verdict.startswith(("open", "not known"))]
     untested = [row.place for row in seen if row.is_found and not row.verdict]
     doubted = [f"{row.place}, {' and '.join(row.likeness)}" for row in rows if row.found == IN_DOUBT]
@@ -104,8 +104,8 @@ def _limits(rows: list[Row]) -> list[str]:
     said += [f"Found, but in doubt: {'; '.join(doubted)}."] if doubted else []
     if blind:
         said.append(f"Told at least in part by the border of the film, lesions not shown to count: {'; '.join(blind)}.")
-    if half:
-        said.append(f"Lesions count, but half or more is told of the border of the film alone: {'; '.join(half)}.")
+    if both:
+        said.append(f"Lesions count, and so does the border of the film: {'; '.join(both)}.")
     if untold:
         said.append(f"Neither lesions nor the border of the film are shown to count: {'; '.join(untold)}.")
     if untested:

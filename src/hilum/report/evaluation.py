@@ -291,7 +291,7 @@ def _losses(record: Record | None) -> list[str]:
         return [NONE] * 5
     falls = [_number(record[name]).replace("-", MINUS) for name in ("lesions", "control")]
     beyond = difference(record["value"], record["low"], record["high"])
-    return [count(record["n"]), *falls, beyond, p_value(record.get("p_holm", record["p"]))]
+    return [count(record["n"]), *falls, beyond, p_value(record.get("p_holm"))]
 
 
 def _borders(record: Record | None) -> list[str]:

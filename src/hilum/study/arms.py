@@ -25,6 +25,7 @@ from hilum.federation.runtimes.processes import Processes
 from hilum.federation.strategies.base import Strategy
 from hilum.federation.strategies.fedavg import HEADS_OF
 from hilum.federation.worker import Worker
+from hilum.findings.taxonomy import ancestors
 from hilum.models import INITIALIZATIONS
 from hilum.models.classifier import LocalizingClassifier, build_model
 from hilum.models.site_heads import SiteHeads
@@ -80,6 +81,21 @@ def new_model(study: Study, seed: int) -> LocalizingClassifier:
         ) from error
     model.taxonomy = Taxonomy(study.findings) if spec.taxonomy else None
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def require_effect(study: Study) -> None:
+    """Refuse options that would be silently off (``StudyError``); a run of an older hilum may have such."""
+    if study.model.taxonomy and not any(a in study.findings for name in study.findings for a in ancestors(name)):
+        raise StudyError(
+            "Expected a finding that is a kind of another, such as Nodule beside Nodule/Mass, for model.taxonomy; "
+            f"found {', '.join(study.findings)}. Leave model.taxonomy out."
+        )
+    neck, rounds = initial_model(study, study.seeds[0]).neck, study.training.rounds
+    if neck.sums and not any(neck.counts_in(round_, rounds) for round_ in range(1, rounds + 1)):
+        raise StudyError(
+            f"Expected a round in which model.neck {study.model.neck.name} counts what surrounds a finding; its "
+            f"iterations and training.rounds {rounds} give none. Give 2 or more of both."
+        )
 
 
 def initial_model(study: Study, seed: int) -> LocalizingClassifier:

@@ -36,7 +36,8 @@ def load_sites(study: Study, cache: Path) -> list[Site]:
     ]
     sites = resolve_overlap(sites, study.overlap.action, study.overlap.near)
     targets = np.concatenate([site.targets[site.indices("train")] for site in training_sites(sites)])
-    require_both_classes(study.findings, (targets == 1).sum(0), (targets == 0).sum(0))
+    negative = targets == 0 if study.training.unknown == "masked" else targets != 1
+    require_both_classes(study.findings, (targets == 1).sum(0), negative.sum(0))
     return sites
 
 

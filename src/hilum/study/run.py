@@ -17,7 +17,7 @@ from hilum.allocator import keep_freed_memory
 from hilum.errors import HilumError, RunError
 from hilum.progress import progress
 from hilum.sites.site import Site
-from hilum.study.arms import choose_precision, initial_model, is_trained, model_keys, train_model
+from hilum.study.arms import choose_precision, initial_model, is_trained, model_keys, require_effect, train_model
 from hilum.study.describe import describe_run, describe_site, images_digest
 from hilum.study.directory import ModelKey, RunDirectory, now
 from hilum.study.divergences import write_divergences
@@ -114,7 +114,10 @@ def check_run(study: Study, run: RunDirectory, resume: bool, source: Path | None
 
     A directory in which nothing was computed yet may take another study.
     """
-    initial_model(study, study.seeds[0])
+    if (run.root / "run.json").is_file():
+        initial_model(study, study.seeds[0])
+    else:
+        require_effect(study)
     build_localizer(study)
     if run.root.exists() and not run.root.is_dir():
         raise RunError(f"Expected a directory for the run; {run.root} is a file. Give another --out.")

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from hilum.databases import DATABASES
 from hilum.errors import StudyError
-from hilum.findings.taxonomy import Closure, ancestors
+from hilum.findings.taxonomy import Closure
 from hilum.findings.vocabulary import require_finding
 from hilum.localization.localizers import LOCALIZERS
 from hilum.models import BACKBONES, INITIALIZATIONS, NECKS, POOLINGS
@@ -225,21 +225,6 @@ class Study(Section):
             raise ValueError(
                 "expected a model.neck that segments, such as conta, for evaluation.localizer masks; "
                 f"found {self.model.neck.name}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _has_an_effect(self) -> Study:
-        """Refuse what would be silently off."""
-        if self.model.taxonomy and not any(a in self.findings for name in self.findings for a in ancestors(name)):
-            raise ValueError(
-                "expected a finding that is a kind of another, such as Nodule beside Nodule/Mass, for model.taxonomy; "
-                f"found {', '.join(self.findings)}"
-            )
-        if self.training.rounds < 2 and NECKS.load(self.model.neck.name).sums:
-            raise ValueError(
-                f"expected training.rounds of at least 2 for model.neck {self.model.neck.name}, which counts what "
-                f"surrounds a finding at the beginning of a later round; found {self.training.rounds}"
             )
         return self
 

@@ -58,7 +58,7 @@ def compare_groups(
     )
     for name, metrics in table.items():
         for metric, difference in metrics.items():
-            if difference.n:
+            if difference.n and difference.findings > 1:  # a mean of one is that finding's own comparison
                 yield {"finding": name, "metric": metric, **asdict(difference)}
 
 
@@ -154,12 +154,18 @@ def with_families(records: Sequence[Record]) -> list[Record]:
 
 def _single(records: Sequence[Record], macro: Record) -> int | None:
     """Return which record a macro of one finding repeats; None for another."""
-    if macro["finding"] != MACRO or macro.get("findings") != 1 or macro.get("site") == MACRO:
+    if macro["finding"] != MACRO or macro.get("findings") != 1:
         return None
-    same = ("arm", "model", "against", "against_model", "site", "metric", "value", "n")
-    for k, record in enumerate(records):
-        if record["finding"] != MACRO and all(record.get(name) == macro.get(name) for name in same):
-            return k
+    same = ("arm", "model", "against", "against_model", "site", "metric")
+    singles = [
+        k
+        for k, record in enumerate(records)
+        if record["finding"] != MACRO and all(record.get(name) == macro.get(name) for name in same)
+    ]
+    for bound in ("low", "value"):  # a macro takes what has an interval, or all that exist where none has
+        known = [k for k in singles if not np.isnan(records[k].get(bound, np.nan))]
+        if known:
+            return known[0]
     return None
 
 

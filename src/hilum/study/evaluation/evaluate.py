@@ -188,7 +188,7 @@ def _require_same_truth(run: Evaluated, other: Evaluated, site: str, finding: st
     labels = [o.outcomes.table("labels", site)[finding][known[0] & known[1]] for o in (run, other)]
     boxes = [_boxes(o.outcomes, site, finding) for o in (run, other)]
     for what, differ, remedy in (
-        ("labels", (labels[0] != labels[1]).any(), "the same 'policy' of the sites in the study file"),
+        ("labels", (labels[0] != labels[1]).any(), "the same 'label_policy' and 'closure'"),
         ("boxes", all(map(len, boxes)) and boxes[0] != boxes[1], "the same files of the database"),
     ):
         if differ:

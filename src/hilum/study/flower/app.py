@@ -10,7 +10,7 @@ from typing import Any
 
 from hilum.databases import DATABASES
 from hilum.errors import StudyError
-from hilum.study.arms import initial_model
+from hilum.study.arms import require_effect
 from hilum.study.federations import ALONE, check_federations, federation_spec
 from hilum.study.spec import Study, dump_study
 from hilum.study.spec_federation import FederationSpec
@@ -115,12 +115,14 @@ def _without_paths(spec: SiteSpec) -> SiteSpec:
 
 
 def write_donor(run: Path, study: Study) -> None:
-    """Write the donor of a study, if it has one, into the server's run directory (``StudyError``).
+    """Write the donor of a study, if it has one, into the server's run directory.
+
+    Raises ``StudyError`` for a donor that is not there, or of another trunk, and for options without effect.
 
     No hospital reads it: each is sent the weights that the server has begun with.
     """
+    require_effect(study)
     if donor := _donor(study):
-        initial_model(study, study.seeds[0])  # refuses a donor that is not there, or of another trunk
         save_state(run / DONOR, load_state(Path(donor)))
 
 
