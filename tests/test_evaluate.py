@@ -25,7 +25,7 @@ from hilum.evaluation.maps import iou, pixel_auprc
 from hilum.evaluation.significance import friedman_nemenyi, holm
 from hilum.localization.components import detect
 from hilum.report import write_report
-from hilum.study.evaluation.comparisons import COMPARED_MAPS
+from hilum.study.evaluation.comparisons import COMPARED_MAPS, with_families
 from hilum.study.evaluation.erasing import with_corrected_lesions
 from hilum.study.evaluation.localization import _records
 
@@ -210,6 +210,22 @@ def test_a_macro_of_one_finding_has_the_p_of_that_finding(content: dict[str, Any
         head = {k: macro[k] for k in ("site", "metric", "value", "n")}
         (single,) = [r for r in records if r["finding"] != "macro" and r.items() >= head.items()]
         assert [macro[k] for k in ("p", "p_holm", "tests")] == [single[k] for k in ("p", "p_holm", "tests")]
+
+
+def test_a_macro_is_that_of_the_finding_it_takes_whatever_their_values() -> None:
+    head = {"site": "north", "metric": "iou", "value": 0.0, "n": 12}
+    records = [
+        head | {"finding": "Mass", "findings": 1, "low": np.nan, "p": np.nan},
+        head | {"finding": "Edema", "findings": 1, "low": -0.1, "p": 0.5},
+        head | {"finding": "macro", "findings": 1, "low": -0.1, "p": 0.5},
+    ]
+    assert [r["p_holm"] for r in with_families(records)][1:] == [0.5, 0.5]
+
+
+def test_a_mean_over_sites_is_of_several_pairs(content: dict[str, Any]) -> None:
+    means = [r for r in content["comparisons"] if r["site"] == "macro"]
+    assert means
+    assert all(r["findings"] > 1 for r in means)
 
 
 def test_what_is_told_is_tested_against_chance(run: Path, content: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from hilum.study import run as study_run
 from hilum.study import voices
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.figures import Figures
+from hilum.study.hospitals import load_sites
 from hilum.study.spec import dump_study, load_study, parse_study
 from hilum.training.inference import Inferred
 from hilum.training.losses.masked_bce import MaskedBCE
@@ -237,6 +238,19 @@ def test_unknown_labels_that_train_as_negative_enter_no_figure(tmp_path: Path, t
     assert all(record["n"] == 0 for record in records(run, site="south", finding="Effusion"))
     for site in ("north", "south", "east"):
         assert table(run, "predictions", "local/south", site)["Effusion"].isna().all()
+
+
+def test_a_finding_without_negatives_trains_where_unknown_labels_are_negative(tmp_path: Path) -> None:
+    """As between hospitals, where the server sees the counts of what is trained on."""
+    path = hospitals.write_study(tmp_path)
+    for site in ("north", "south"):
+        labels = pd.read_csv(tmp_path / f"{site}/labels.csv")
+        labels.assign(Nodule=labels["Nodule"].where(labels["Nodule"] == 1)).to_csv(
+            tmp_path / f"{site}/labels.csv", index=False
+        )
+    with pytest.raises(StudyError, match="positive and 0 negative"):
+        load_sites(load_study(path), tmp_path / "cache")
+    load_sites(load_study(path, ["training.unknown=negative"]), tmp_path / "cache")
 
 
 def test_the_macro_over_sites_is_the_mean_of_the_sites_that_train(tiny_run: Path) -> None:
