@@ -129,6 +129,17 @@ def test_an_arm_is_better_or_worse_only_where_the_corrected_p_says_so(tmp_path: 
     ]
 
 
+@pytest.mark.parametrize(
+    ("adjust", "said"), [("sites", "average over the training sites"), ("images", "statistics of")]
+)
+def test_says_what_models_adjust_to_and_of_whom_their_donor_is(tmp_path: Path, adjust: str, said: str) -> None:
+    run = write_fake_run(tmp_path)
+    assert "evaluation.adjust" not in render(read_run(run))
+    change(run, "run.json", lambda c: c.update(adjust=adjust, donor="unknown"))
+    assert any(line.startswith("The first weights are of a donor in no run") for line in answer_of(run).missing)
+    assert f"only tested, by models {'that' if adjust == 'sites' else 'with'} {said}" in render(read_run(run))
+
+
 def test_says_what_is_missing(tmp_path: Path) -> None:
     run = write_fake_run(tmp_path, seeds=1)
 

@@ -42,6 +42,8 @@ class RunFacts:
     finished: str | None = None
     packages: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
+    adjust: str = "none"
+    donor: str | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,11 @@ POINTING = "pointing_game"
 FEW_POSITIVES = 20
 NAMED_ARMS = ("local", "pooled", "federated")
 MOST_NAMED = 4
+ADJUSTED = {
+    "none": "",
+    "sites": ", by models that average over the training sites (evaluation.adjust)",
+    "images": ", by models with statistics of its images (evaluation.adjust)",
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def _compared(run: RunDirectory, results: Results) -> list[str]:
     where = f"Training used {plural(len(results.training), 'site')} ({listing([s.name for s in results.training])})"
     where += (
         f"; {listing([s.name for s in outside])} "
-        f"{'was' if len(outside) == 1 else 'were'} never trained on and only tested."
+        f"{'was' if len(outside) == 1 else 'were'} never trained on and only tested{ADJUSTED[facts.adjust]}."
         if outside
         else "; no site was kept outside."
     )

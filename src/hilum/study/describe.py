@@ -59,6 +59,7 @@ def describe_run(study: Study, sites: Sequence[Site], precision: str, started: s
             "receptive_field": model.backbone.receptive_field,
             "stride": model.backbone.stride,
         },
+        "adjust": study.evaluation.adjust,
     }
 
 
