@@ -264,20 +264,17 @@ def bags(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["max", "log_sum_exp", "lse_lba", "linear_softmax", "gated_attention", "dsmil", "transformer"]
-)
-def test_image_labels_alone_find_the_disc(name: str) -> None:
-    """Card 2's smallest proof: AUC > .95 and pointing > .9 on images that were not trained on.
+STEPS = {"dsmil": 60, "transformer": 60, "linear_softmax": 400, "mean": 240}
 
-    Linear softmax learns where as quickly as the others, but in so few steps not yet whether.
-    """
+
+def taught(name: str) -> tuple[float, float, float]:
+    """Return AUC, pointing game and that of shuffled maps on other images than the 128 of which labels were learned."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = LocalizingClassifier(Patches(), POOLINGS.load(name)(8, 1), 1)
         optimizer = torch.optim.Adam(model.parameters(), 2e-2)
         images, labels, _ = bags(128, 0)
-        for _ in range(60 if name in ("dsmil", "transformer") else 120):
+        for _ in range(STEPS.get(name, 120)):
             loss = masked_bce(model(images).logits, labels)
             optimizer.zero_grad()
             loss.backward()
@@ -287,11 +284,25 @@ def test_image_labels_alone_find_the_disc(name: str) -> None:
         prediction = model.eval()(images)
     shown = labels[:, 0] == 1
     pointed = prediction.maps[shown].flatten(1).argmax(1)
-    if name != "linear_softmax":
-        assert roc_auc_score(labels.numpy(), prediction.logits.numpy()) > 0.95
-    assert float((pointed == places[shown]).float().mean()) > 0.9
-    shuffled = places[shown].roll(1)
-    assert float((pointed == shuffled).float().mean()) < 0.1
+    hits, shuffled = ((pointed == place).float().mean() for place in (places[shown], places[shown].roll(1)))
+    return float(roc_auc_score(labels.numpy(), prediction.logits.numpy())), float(hits), float(shuffled)
+
+
+@pytest.mark.parametrize(
+    "name", ["max", "top_k", "log_sum_exp", "lse_lba", "linear_softmax", "gated_attention", "dsmil", "transformer"]
+)
+def test_image_labels_alone_find_the_disc(name: str) -> None:
+    """Card 2's smallest proof; noisy-or is not in it: at its floor one cell tells next to nothing."""
+    auc, hits, shuffled = taught(name)
+    assert auc > 0.95
+    assert hits > 0.9
+    assert shuffled < 0.1
+
+
+def test_the_mean_tells_the_disc_and_does_not_find_it() -> None:
+    auc, hits, _ = taught("mean")
+    assert auc > 0.95
+    assert hits < 0.6
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from hilum.models.pooling.base import Pooling, logit
 class NoisyOrPooling(Pooling):
     """P = 1 − Π (1 − p_i), each factor rescaled to [floor, 1] so that many cells do not saturate.
 
-    ``floor``: 0.98 as in Li et al. 2018 (CVPR); 0 is the plain noisy-or; below 1. Raises ``ValueError``.
+    ``floor``: 0.98 as in Li et al. 2018 (CVPR); 0 is the plain noisy-or; below 1. One cell alone raises P by at most
+    1 - floor, so that a finding of few cells is hardly told. Raises ``ValueError``.
     """
 
     def __init__(self, channels: int, findings: int, floor: float = 0.98) -> None:
