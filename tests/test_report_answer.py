@@ -46,9 +46,7 @@ def test_tells_and_finds_on_phantoms(tmp_path: Path) -> None:
     assert "Pneumonia (told at north, children and valley, found at north)" in found.short
     assert "Macro, mean over 3 training sites: average precision 0.8" in found.short
     assert "; AUROC 0.8" in found.short
-    assert found.short.endswith(
-        "Not tested whether it is the disease or the site: Pneumonia at north; Tuberculosis at harbour."
-    )
+    assert found.short.endswith(" Not tested whether it is the disease or the site.")
     assert "say nothing about patients" in text(found)
     assert "Not evaluated" in text(found)
 

@@ -109,7 +109,8 @@ def _limits(rows: list[Row]) -> list[str]:
     if untold:
         said.append(f"Neither lesions nor the border of the film are shown to count: {'; '.join(untold)}.")
     if untested:
-        said.append(f"Not tested whether it is the disease or the site: {'; '.join(untested)}.")
+        where = f": {'; '.join(untested)}" if any(row.verdict for row in rows) else ""
+        said.append(f"Not tested whether it is the disease or the site{where}.")
     return said
 
 
