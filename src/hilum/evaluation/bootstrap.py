@@ -164,9 +164,7 @@ def macro(sample: Resampled) -> Resampled:
     if not taken.any():
         return Resampled(*(np.full((len(rows), 1), np.nan) for rows in (sample.seeds, sample.resamples)))
     deviations = sample.resamples[:, taken] - sample.values[taken]
-    known = ~np.isnan(deviations)
-    total = np.where(known, deviations, 0).sum(axis=1)
-    mean = np.divide(total, known.sum(axis=1), out=np.full(len(total), np.nan), where=known.any(axis=1))
+    mean = mean_of_known(deviations, axis=1)
     seeds = mean_of_known(sample.seeds[:, taken], axis=1)[:, None]
     seen = np.concatenate([sample.resamples[:, taken], sample.values[None, taken]])
     return Resampled(seeds, np.clip(np.nanmean(seeds) + mean[:, None], np.nanmin(seen), np.nanmax(seen)))
