@@ -325,7 +325,7 @@ def test_ctrl_c_while_processes_draw_is_one_line(tmp_path: Path) -> None:
     command = [sys.executable, str(tmp_path / "command.py"), "demo", "--out", str(tmp_path / "demo")]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 600
         while not any((tmp_path / "demo").rglob("*.png")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < until

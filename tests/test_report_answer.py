@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hilum.report.page import render
 from hilum.report.read import read_run
 from hilum.report.results import Figure, Results
 from hilum.report.rows import in_words
+from hilum.report.summary import summarise
 
 
 def answer_of(run: Path) -> Answer:
@@ -411,7 +413,7 @@ def test_the_tail_and_the_mean_over_sites_are_compared(tmp_path: Path) -> None:
     def means(content: dict[str, Any]) -> None:
         content["comparisons"] += [
             {**head, "against": arm, "finding": name, "value": -0.08, "low": -0.13, "high": -0.03, "p": p, "p_holm": p}
-            for arm, p in (("local", 0.2), ("pooled", 0.01))
+            for arm, p in (("local", 0.2), ("pooled", 0.01), ("fedprox", 0.03), ("scaffold", 0.4))
             for name in ("macro", "tail")
         ]
 
@@ -421,6 +423,16 @@ def test_the_tail_and_the_mean_over_sites_are_compared(tmp_path: Path) -> None:
     assert evidence["Federated against pooled"][0] == f"Macro, mean over the training sites: average precision {worse}."
     assert f"; against local {open_}" in evidence["Long tail"][1]
     assert evidence["Long tail"][1].endswith(f"; against pooled {worse}.")
+    read = read_run(run)
+    arms = [*read.run.arms, "fedprox", "scaffold"]
+    first = summarise(replace(read, run=replace(read.run, arms=arms)), Results(read)).results
+    assert any(
+        s.startswith(f"Federated minus pooled, on the same patients: average precision {worse}; ") for s in first
+    )
+    assert any(s.startswith(f"Federated minus local, on the same patients: average precision {open_}") for s in first)
+    assert (
+        "average precision on the same patients: worse than fedprox; no difference shown from the other 1." in first[-3]
+    )
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,9 @@ def test_first_screen_repeats_metrics(run: RunDirectory) -> None:
             assert isclose(mean.value or 0, float(np.mean([v for v in values if v is not None])))
     assert [s.split(",")[0] for s in summary.results[:2]] == ["Macro average precision", "Macro AUROC"]
     (pooled,) = [s for s in summary.results if s.startswith("Federated minus pooled")]
-    assert pooled.partition("number: ")[2].startswith("average precision −0.032 [")
-    assert ", AUROC −0.016 [" in pooled
-    assert pooled.count("(worse)") == 2
+    assert pooled.partition("patients: ")[2].startswith("average precision worse (−0.032 [")
+    assert "; AUROC worse (−0.016 [" in pooled
+    assert pooled.count("not corrected") == 2
     assert any("above both controls" in s for s in summary.results)
     assert any("harbour holds positives only" in s for s in summary.cautions)
     assert any("7 of 15 pairs" in s for s in summary.cautions)
@@ -97,7 +97,7 @@ def test_first_screen_repeats_metrics(run: RunDirectory) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
-    [(0.01, 0.05, "(better)"), (-0.05, -0.01, "(worse)"), (-0.01, 0.02, "(no difference shown)")],
+    [(0.01, 0.05, " better ("), (-0.05, -0.01, " worse ("), (-0.01, 0.02, " equal within ±0.0")],
 )
 def test_verdict_follows_the_interval(run: RunDirectory, low: float, high: float, words: str) -> None:
     made = [replace(c, value=(low + high) / 2, low=low, high=high) for c in run.comparisons]
@@ -108,7 +108,7 @@ def test_verdict_follows_the_interval(run: RunDirectory, low: float, high: float
 def test_an_older_run_without_differences_of_average_precision_is_summarised(run: RunDirectory) -> None:
     changed = replace(run, comparisons=[c for c in run.comparisons if c.metric == "auroc"])
     summary = summarise(changed, Results(changed))
-    assert any("corrected for their number: AUROC −0.016" in s for s in summary.results)
+    assert any("patients: AUROC worse (−0.016" in s for s in summary.results)
     assert summary.rows[0].against["average_precision"].reason == "not computed at every site"
 
 

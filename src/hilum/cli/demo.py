@@ -22,8 +22,10 @@ def demo(
     """
     from hilum.report import write_report
     from hilum.study.demo import run_demo
+    from hilum.study.evaluation.evaluate import evaluate_run
 
     run = run_demo(out, overrides=set_)
+    evaluate_run(run.root)
     report = out / "report.html"
     report.write_bytes(write_report(run.root).read_bytes())
     typer.echo(f"report: {report}")

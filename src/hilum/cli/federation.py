@@ -60,11 +60,13 @@ def local(
     """
     _require_flower()
     from hilum.report import write_report
+    from hilum.study.evaluation.evaluate import evaluate_run
     from hilum.study.flower.local import run_local
     from hilum.study.spec import load_study
 
     study = load_study(file, set_)
     run = run_local(study, out or Path("runs") / study.name, resume, typer.echo)
+    evaluate_run(run.root)
     typer.echo(f"report: {write_report(run.root)}")
 
 

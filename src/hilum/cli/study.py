@@ -22,14 +22,17 @@ def study(
     """Compare local, pooled and federated models of several hospitals, and write a report.
 
     Reads the databases that the study names, caches their pixels, trains every arm at the same update budget,
-    predicts on test patients of every hospital and writes RUN/report.html. A stopped run goes on with --resume
-    to the same result. Paths in the study file, and in --set, are relative to it. Keys of the study file:
-    docs/reference/study-file.md. Layout of RUN: docs/reference/run-directory.md.
+    predicts on test patients of every hospital, measures what the models say as 'hilum evaluate' does and writes
+    RUN/report.html. A stopped run goes on with --resume to the same result. Paths in the study file, and in --set,
+    are relative to it. Keys of the study file: docs/reference/study-file.md. Layout of RUN:
+    docs/reference/run-directory.md.
     """
     from hilum.report import write_report
+    from hilum.study.evaluation.evaluate import evaluate_run
     from hilum.study.run import run_study
     from hilum.study.spec import load_study
 
     spec = load_study(file, set_)
     run = run_study(spec, out or Path("runs") / spec.name, resume, source=file)
+    evaluate_run(run.root)
     typer.echo(f"report: {write_report(run.root)}")

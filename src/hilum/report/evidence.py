@@ -26,6 +26,7 @@ from hilum.report.rows import (
     figure_text,
     in_words,
     judged,
+    means_against,
     word_of,
 )
 
@@ -111,15 +112,9 @@ def _place(site: str, model: str | None) -> str:
 
 def _over_sites(run: RunDirectory, arm: str) -> list[str]:
     """Say how the macro figures, as means over the sites that train, are beside another arm's."""
-    records = {r["metric"]: r for r in _means(run, arm) if r["finding"] == MACRO}
-    parts = [f"{name} {_in_words(records[metric])}" for metric, name in METRICS.items() if metric in records]
+    records = means_against(run, arm)
+    parts = [f"{name} {_in_words(records[MACRO, m])}" for m, name in METRICS.items() if (MACRO, m) in records]
     return [f"Macro, mean over the training sites: {'; '.join(parts)}."] if parts else []
-
-
-def _means(run: RunDirectory, arm: str) -> list[Record]:
-    """Return the differences to an arm of means over the sites that train."""
-    records = run.evaluation["comparisons"] if run.evaluation is not None else []
-    return [r for r in records if (r["arm"], r["against"], r["site"]) == (FEDERATED, arm, MACRO)]
 
 
 def _in_words(record: Record) -> str:
@@ -292,9 +287,9 @@ def tail(run: RunDirectory) -> list[str]:
 
 def _group_against(run: RunDirectory, arm: str, group: str, found: Mapping[str, Record]) -> str:
     """Say how a group of findings is beside another arm; "" where it has no figure there."""
-    for record in _means(run, arm):
-        if (record["finding"], record["metric"]) == (group, "average_precision"):
-            return f"against {arm} {_in_words(record)}"
+    record = means_against(run, arm).get((group, "average_precision"))
+    if record is not None:
+        return f"against {arm} {_in_words(record)}"
     return f"{arm} {score(found[arm]['value'])}" if arm in found else ""
 
 

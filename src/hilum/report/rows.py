@@ -10,7 +10,7 @@ from hilum.evaluation.bootstrap import FEWEST
 from hilum.report.erasing import SIGNIFICANT, Verdict, judge
 from hilum.report.evaluation import ALIKE, CONTROLS, finding_name, p_value
 from hilum.report.numbers import difference, score
-from hilum.report.read import RunDirectory
+from hilum.report.read import MACRO, RunDirectory
 from hilum.report.results import METRICS, Figure, Results, above_controls
 
 FEDERATED = "federated"
@@ -121,6 +121,13 @@ def corrected(run: RunDirectory) -> dict[tuple[str | None, ...], float]:
         for r in records
         if r["arm"] == FEDERATED and r["p_holm"] is not None
     }
+
+
+def means_against(run: RunDirectory, arm: str) -> dict[tuple[str, str], Record]:
+    """Return (finding, metric) → the difference to an arm of means over the sites that train; needs an evaluation."""
+    records = run.evaluation["comparisons"] if run.evaluation is not None else []
+    means = [r for r in records if (r["arm"], r["against"], r["site"]) == (FEDERATED, arm, MACRO)]
+    return {(r["finding"], r["metric"]): r for r in means}
 
 
 def rows_of(run: RunDirectory, results: Results, arms: list[str]) -> Iterator[Row]:

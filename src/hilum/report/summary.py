@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import yaml
 
 from hilum.report.cohorts import label_spaces, one_class_sites
-from hilum.report.numbers import count, difference, listing, plural, score
+from hilum.report.numbers import count, listing, plural, score
 from hilum.report.read import MACRO, RunDirectory, SiteFacts
 from hilum.report.results import METRICS, Figure, Results, above_controls, mean_over
+from hilum.report.rows import BETTER, FEDERATED, POINTING, WORSE, in_words, means_against, word_of
 
-POINTING = "pointing_game"
 FEW_POSITIVES = 20
 NAMED_ARMS = ("local", "pooled", "federated")
 MOST_NAMED = 4
@@ -25,11 +25,15 @@ ADJUSTED = {
 
 @dataclass(frozen=True)
 class Headline:
-    """One arm's row of the first table, by metric; ``against`` is federated minus this arm, empty for federated."""
+    """One arm's row of the first table, by metric; ``against`` is federated minus this arm, empty for federated.
+
+    ``p``: of these differences, corrected for the number of comparisons, where the run was evaluated.
+    """
 
     arm: str
     means: Mapping[str, Figure]
     against: Mapping[str, Figure]
+    p: Mapping[str, float]
     pointing: list[Figure]
 
 
@@ -50,7 +54,7 @@ def summarise(run: RunDirectory, results: Results) -> Summary:
     """Return the first screen: the figures of ``metrics.json``, and their means over sites computed here."""
     shared = results.shared
     boxed = [s for s in run.sites if any(_pointing(results, arm, s).n for arm in run.run.arms)]
-    rows = [_headline(arm, shared, boxed, results) for arm in run.run.arms]
+    rows = [_headline(run, arm, shared, boxed, results) for arm in run.run.arms]
     best = {s.name: _pointing(results, _lead(run), s) for s in boxed}
     controls = tuple([_control(best[s.name], i) for s in boxed] for i in (0, 1))
     sentences = [*_scores(run, rows, shared), *_outside(run, results), *_localized(run, boxed, best)]
@@ -70,10 +74,22 @@ def _control(figure: Figure, which: int) -> Figure:
     return Figure(value, n=figure.n, reason="not computed" if value is None else "")
 
 
-def _headline(arm: str, shared: list[SiteFacts], boxed: list[SiteFacts], results: Results) -> Headline:
+def _headline(
+    run: RunDirectory, arm: str, shared: list[SiteFacts], boxed: list[SiteFacts], results: Results
+) -> Headline:
     means = {m: mean_over([results.of_arm(arm, s, MACRO, m) for s in shared]) for m in METRICS}
-    against = {} if arm == "federated" else {m: _mean_difference(arm, shared, results, m) for m in METRICS}
-    return Headline(arm, means, against, [_pointing(results, arm, s) for s in boxed])
+    pointing = [_pointing(results, arm, s) for s in boxed]
+    if arm == FEDERATED:
+        return Headline(arm, means, {}, {}, pointing)
+    tested = {m: r for (finding, m), r in means_against(run, arm).items() if finding == MACRO}
+    against = {
+        m: Figure(r["value"], r["low"], r["high"])
+        if (r := tested.get(m)) is not None
+        else _mean_difference(arm, shared, results, m)
+        for m in METRICS
+    }
+    p = {m: r["p_holm"] for m, r in tested.items() if r["p_holm"] is not None}
+    return Headline(arm, means, against, p, pointing)
 
 
 def _mean_difference(arm: str, shared: list[SiteFacts], results: Results, metric: str) -> Figure:
@@ -87,7 +103,7 @@ def _pointing(results: Results, arm: str, site: SiteFacts) -> Figure:
 
 
 def _lead(run: RunDirectory) -> str:
-    return "federated" if "federated" in run.run.arms else run.run.arms[0]
+    return FEDERATED if FEDERATED in run.run.arms else run.run.arms[0]
 
 
 def _compared(run: RunDirectory, results: Results) -> list[str]:
@@ -136,42 +152,39 @@ def _scores(run: RunDirectory, rows: list[Headline], shared: list[SiteFacts]) ->
         sentences.append(f"Macro {name}, mean over the {where}: {', '.join(parts)}.")
         where = "same sites"
     for row in named:
-        parts = [f"{METRICS[m]} {_verdict(d)}" for m, d in row.against.items() if d.value is not None]
+        parts = [f"{METRICS[m]} {in_words(d, row.p.get(m))}" for m, d in row.against.items() if d.value is not None]
         if parts:
-            how = "on the same patients, not corrected for their number"
-            sentences.append(f"Federated minus {row.arm}, {how}: {', '.join(parts)}.")
+            sentences.append(f"Federated minus {row.arm}, on the same patients: {'; '.join(parts)}.")
     return sentences + _against_further([r for r in rows if r.arm not in NAMED_ARMS])
 
 
 def _against_further(rows: list[Headline]) -> list[str]:
     """Say in one sentence whom the federated arm beats, and who beats it, of the further federations."""
     main = next(iter(METRICS))
-    known = [(r.arm, d) for r in rows if (d := r.against.get(main)) is not None and d.low is not None]
-    if not known:
+    words = {
+        row.arm: word_of(d.low, d.high, row.p.get(main))
+        for row in rows
+        if (d := row.against.get(main)) is not None and d.low is not None and d.high is not None
+    }
+    if not words:
         return []
-    better = [arm for arm, d in known if d.low is not None and d.low > 0]
-    worse = [arm for arm, d in known if d.high is not None and d.high < 0]
-    rest = len(known) - len(better) - len(worse)
-    parts = [f"better than {listing(better)}"] if better else []
-    parts += [f"worse than {listing(worse)}"] if worse else []
+    parts = [
+        f"{word} than {listing(arms)}"
+        for word in (BETTER, WORSE)
+        if (arms := [arm for arm, said in words.items() if said == word])
+    ]
+    rest = sum(word not in (BETTER, WORSE) for word in words.values())
     parts += [f"no difference shown from {'the other ' if parts else ''}{rest}"] if rest else []
+    how = "p is" if any(row.p for row in rows) else "the intervals are not"
     return [
-        f"Federated beside {plural(len(known), 'further federation')}, by macro {METRICS[main]} on the same patients: "
-        f"{'; '.join(parts)}. The table has the figures; the intervals are not corrected for their number."
+        f"Federated beside {plural(len(words), 'further federation')}, by macro {METRICS[main]} on the same patients: "
+        f"{'; '.join(parts)}. The table has the figures; {how} corrected for their number."
     ]
 
 
 def _federated_first(rows: list[Headline]) -> list[Headline]:
     order = {"federated": 0, "pooled": 1, "local": 2}
     return sorted(rows, key=lambda r: order.get(r.arm, 3))
-
-
-def _verdict(figure: Figure) -> str:
-    text = difference(figure.value, figure.low, figure.high)
-    if figure.low is None or figure.high is None:
-        return f"{text} (no interval)"
-    word = "better" if figure.low > 0 else "worse" if figure.high < 0 else "no difference shown"
-    return f"{text} ({word})"
 
 
 def _outside(run: RunDirectory, results: Results) -> list[str]:
@@ -222,7 +235,7 @@ def _cautions(run: RunDirectory, results: Results) -> list[str]:
             f"A cell of a heat map sees {count(field)} px and the network's square has {count(size)} px: every cell "
             "may draw on the whole image, so that a hot cell does not prove that the finding lies there."
         )
-    if "federated" in run.run.arms and yaml.safe_load(run.study).get("federation", {}).get("head") == "site":
+    if FEDERATED in run.run.arms and yaml.safe_load(run.study).get("federation", {}).get("head") == "site":
         notes.append(
             "In the federated arm a hospital keeps head rows of its own: its figures there are of a personalized "
             "model, which the pooled arm is not. An image from elsewhere meets the rows of the hospitals that it looks "
