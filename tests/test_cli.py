@@ -377,10 +377,11 @@ def test_a_federation_on_this_machine_goes_to_runs_under_the_name_of_the_study(
     monkeypatch.setattr(
         "hilum.study.flower.local.run_local", lambda _, run, *rest: given.append(run) or RunDirectory(run)
     )
+    monkeypatch.setattr("hilum.study.evaluation.evaluate.evaluate_run", given.append)
     monkeypatch.setattr("hilum.report.write_report", lambda root: root / "report.html")
     outcome = hospitals.hilum("federation", "local", "study.yaml", *options)
     assert outcome.status == 0, outcome.err
-    assert given == [Path(out)]
+    assert given == [Path(out), Path(out)]  # run, and evaluated
     assert outcome.out == f"report: {out}/report.html\n"
 
 
