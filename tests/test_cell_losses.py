@@ -74,6 +74,21 @@ def test_training_adds_it_when_its_time_has_come() -> None:
         assert all(torch.equal(first.state[k], second.state[k]) for k in state) is same
 
 
+def test_the_last_round_has_its_whole_weight() -> None:
+    seen: list[float] = []
+
+    class Watched(CellLoss):
+        def __call__(self, maps: torch.Tensor, targets: torch.Tensor, progress: float) -> None:
+            seen.append(progress)
+
+    trainer = fake_trainer(fake_site("a"), rounds=2, updates=1, cell_loss=Watched())
+    for round_ in (1, 2):
+        trainer.fit(copy_state(trainer.model), round_, EVEN)
+    assert seen == [0.5, 1.0]
+    with pytest.raises(ValueError, match="expected start of 0 to "):
+        SelfGuided(start=1.0)
+
+
 def test_negative_films_become_darker_maps() -> None:
     """What the term is for: after training, fewer cells of negative films are above a half."""
     site = fake_site("a", train=16, size=32)

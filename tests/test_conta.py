@@ -205,6 +205,15 @@ def test_a_study_in_which_nothing_is_counted_is_refused(rounds: int, iterations:
     require_effect(parse_study(content | {"training": {"rounds": 2}}, "study.yaml"))
 
 
+def test_a_study_whose_batches_could_not_be_normalized_is_refused() -> None:
+    content = {"name": "x", "findings": ["Mass"], "sites": {"a": {"database": "folder", "root": "a"}}}
+    content |= {"model": {"backbone": {"name": "tuberculosis_net", "output_stride": 64}}, "images": {"size": 64}}
+    for training in ({"updates": None, "batch": 15}, {"updates": 2, "batch": 1}):
+        with pytest.raises(StudyError, match="with 64 px it has one cell"):
+            require_effect(parse_study(content | {"training": training}, "study.yaml"))
+    require_effect(parse_study(content | {"training": {"updates": 2, "batch": 2}}, "study.yaml"))
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -222,6 +222,12 @@ def test_a_macro_is_that_of_the_finding_it_takes_whatever_their_values() -> None
     assert [r["p_holm"] for r in with_families(records)][1:] == [0.5, 0.5]
 
 
+def test_means_over_sites_are_one_family() -> None:
+    head = {"site": "macro", "metric": "auroc", "value": 0.1, "low": 0.05, "high": 0.15, "n": 12, "findings": 2}
+    records = [head | {"finding": name, "p": 0.03} for name in ("macro", "head", "tail")]
+    assert [(r["p_holm"], r["tests"]) for r in with_families(records)] == [(pytest.approx(0.09), 3)] * 3
+
+
 def test_a_mean_over_sites_is_of_several_pairs(content: dict[str, Any]) -> None:
     means = [r for r in content["comparisons"] if r["site"] == "macro"]
     assert means

@@ -95,9 +95,19 @@ def test_a_correction_keeps_the_ranking_even_where_labels_contradict_it(fit):
     assert roc_auc_score(t, fitted(p)) == roc_auc_score(t, p)
 
 
-@pytest.mark.parametrize("fit", [fit_temperature, fit_prior_shift, fit_platt])
+@pytest.mark.parametrize("fit", [fit_temperature, fit_prior_shift])
 def test_one_class_is_not_corrected(fit):
     assert fit([0.2, 0.9, 0.4], [1, 1, np.nan]) == Correction()
+
+
+@pytest.mark.parametrize(("label", "mean"), [(0, 1 / 42), (1, 41 / 42)])
+def test_scores_that_always_miss_or_hit_are_calibrated_too(label, mean):
+    """Forty detections of which none is right are no reason to trust the next."""
+    p = np.linspace(0.5, 0.99, 40)
+    fitted = fit_platt(p, np.full(40, label))
+    assert fitted.slope == 1
+    assert fitted(p).mean() == pytest.approx(mean, rel=1e-3)
+    assert fit_platt(p, np.full(40, np.nan)) == Correction()
 
 
 def test_certain_probabilities_stay_finite():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -134,7 +136,8 @@ def bce(logits: torch.Tensor) -> torch.Tensor:
 
 
 def balanced(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-    return 2 * (Y * positive + (1 - Y) * negative) / (positive + negative) * bce(LOGITS.double())
+    mean = (N[0] * positive + N[1] * negative) / (N[0] + N[1])
+    return (Y * positive + (1 - Y) * negative) / mean * bce(LOGITS.double())
 
 
 def test_focal_is_equation_4_of_lin() -> None:
@@ -153,6 +156,16 @@ def test_both_classes_of_a_finding_weigh_the_same() -> None:
     close("weighted_bce", balanced(1 / N[0], 1 / N[1]))
 
 
+@pytest.mark.parametrize("name", ["weighted_bce", "class_balanced"])
+def test_a_rare_finding_counts_as_much_as_a_common_one(name: str) -> None:
+    """500 of 1,000 and 10 of 1,000: at logits of 0 every label would cost the same."""
+    labels = torch.zeros(1000, 2)
+    labels[:500, 0], labels[:10, 1] = 1.0, 1.0
+    costs = LOSSES.load(name)(np.array([500, 10]), np.array([1000, 1000])).cost(torch.zeros(1000, 2), labels)
+    torch.testing.assert_close(costs.mean(0), torch.full((2,), math.log(2)), rtol=1e-4, atol=1e-4)
+    assert float(costs[0, 1]) > 10 * float(costs[0, 0])
+
+
 def test_class_balanced_is_the_effective_number_of_cui() -> None:
     close("class_balanced", balanced(*((1 - 0.999) / (1 - 0.999**n) for n in N)))
     close("class_balanced", bce(LOGITS.double()), beta=0.0)
@@ -162,6 +175,16 @@ def test_ldam_moves_the_logit_by_the_fourth_root_of_the_count() -> None:
     """The rarest class, of 3 images, has the margin 0.5."""
     positive, negative = (0.5 * (3 / n) ** 0.25 for n in N)
     close("ldam", bce(LOGITS.double() - Y * positive + (1 - Y) * negative))
+
+
+def test_what_a_site_does_not_label_leaves_the_margins_of_ldam_alone() -> None:
+    alone = LOSSES.load("ldam")(np.array([100]), np.array([10_100]))
+    beside = LOSSES.load("ldam")(np.array([100, 0, 7]), np.array([10_100, 0, 7]))
+    assert [float(m[0]) for m in (alone.positive_margin, alone.negative_margin)] == pytest.approx(
+        [0.5, 0.158], abs=1e-3
+    )
+    assert beside.positive_margin.tolist() == pytest.approx([0.5 * (7 / 100) ** 0.25, 0.0, 0.5])
+    assert beside.negative_margin.tolist() == pytest.approx([0.5 * (7 / 10_000) ** 0.25, 0.0, 0.0])
 
 
 def test_distribution_balanced_is_that_of_wu() -> None:

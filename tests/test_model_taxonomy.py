@@ -96,13 +96,24 @@ def test_training_goes_from_the_conditional_to_the_findings(monkeypatch: pytest.
         seen.append((logits.detach(), targets))
         return loss(logits, targets)
 
-    monkeypatch.setattr(trainer, "loss", watched)
+    for name in ("conditional_loss", "loss"):
+        monkeypatch.setattr(trainer, name, watched)
     for round_ in (2, 3):
         trainer.fit(copy_state(tiny_model()), round_, np.array([0.5, 0.5]))
     (_, first), (second, targets) = seen
     assert bool(first[:, 0].isnan().any())
     assert not bool(targets.isnan().any())
     assert bool((second[:, 0] <= second[:, 1]).all())
+
+
+def test_losses_count_what_a_phase_trains_on() -> None:
+    """Of the conditional phase: masses among nodules and masses, not among all images."""
+    model, site = tiny_model(), fake_site("a")
+    model.taxonomy = Taxonomy(["Mass", "Nodule/Mass"])
+    site.targets[:] = [[0.0, 0.0]] * 6 + [[1.0, 1.0], [0.0, 1.0]] + [[0.0, 0.0]] * 4
+    trainer = fake_trainer(site, model=model, loss="weighted_bce")
+    counts = [(t.positive.tolist(), t.negative.tolist()) for t in (trainer.loss, trainer.conditional_loss)]
+    assert counts == [([1, 2], [7, 6]), ([1, 2], [1, 6])]
 
 
 def test_validation_and_prediction_are_of_the_findings() -> None:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hilum.models import BACKBONES
 from hilum.models.patches import fold_scores, patch_bag
 
 
@@ -40,3 +41,5 @@ def test_the_places_are_row_by_row() -> None:
 def test_crops_of_no_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^expected a size and a stride of at least 1; found 0 and 4"):
         patch_bag(torch.zeros(1, 1, 4, 4), 0, 4)
+    with pytest.raises(ValueError, match=r"^expected a stride of at most the size, .*; found 64, 16"):
+        BACKBONES.load("patch_bag")(size=16, stride=64)

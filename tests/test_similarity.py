@@ -10,6 +10,7 @@ import torch
 
 import hospitals
 from fakes import tiny_model
+from hilum.errors import RunError
 from hilum.evaluation.similarity import linear_cka, svcca
 from hilum.models.classifier import build_model
 from hilum.study.similarity import layer_similarity
@@ -138,7 +139,7 @@ def test_trunks_of_other_strides_are_compared_on_the_coarser_grid() -> None:
     wide = build_model({"name": "cbr", "widths": (4, 8, 8), "kernel": 3, "output_stride": 8}, {"name": "max"}, 2, 0)
     table = layer_similarity(tiny_model(), wide, torch.rand(6, 1, 48, 48))
     assert table[["linear_cka", "svcca"]].to_numpy().max() < 0.999
-    with pytest.raises(ValueError, match=r"^expected trunks of as many stages; found 3 and 2"):
+    with pytest.raises(RunError, match=r"^Expected two trunks of as many stages, to compare one by one; found 3 and 2"):
         layer_similarity(
             tiny_model(),
             build_model({"name": "cbr", "widths": (4, 8), "output_stride": 4}, {"name": "max"}, 2, 0),

@@ -46,6 +46,17 @@ def test_seed_round_and_name_decide_a_round_and_nothing_else() -> None:
     assert len({fingerprint(state) for state in results}) == 4
 
 
+def test_losses_count_labels_as_often_as_they_are_drawn() -> None:
+    """A hospital of positives alone, which contrast never draws, is no reason to weigh the others' positives down."""
+    north, south = fake_site("north", train=16), fake_site("south", train=16)
+    north.targets[:], south.targets[:] = [[1.0, 0.0]] * 4 + [[0.0, 1.0]] * 16, 1.0
+    trainer = fake_trainer(north, south, loss="weighted_bce", weighting="contrast", tau=0.5)
+    assert trainer.loss.positive.tolist() == [8, 24]
+    assert trainer.loss.negative.tolist() == [24, 8]
+    alone = fake_trainer(north, loss="weighted_bce", weighting="contrast").loss
+    assert (alone.positive.tolist(), alone.negative.tolist()) == ([4, 12], [12, 4])
+
+
 def test_the_model_is_scratch_space() -> None:
     trainer, start = fake_trainer(SITE), copy_state(tiny_model())
     before = fingerprint(start)

@@ -120,7 +120,10 @@ def fit_prior_shift(probabilities: ArrayLike, targets: ArrayLike) -> Correction:
 
 
 def fit_platt(probabilities: ArrayLike, targets: ArrayLike) -> Correction:
-    """Return slope and intercept together (Platt 1999), as ``fit_temperature``; the slope is positive."""
+    """Return slope and intercept together (Platt 1999), as ``fit_temperature``; the slope is positive.
+
+    Where a class is absent, the intercept alone: of n labels the mean becomes about 1 / (n + 2), or the rest to 1.
+    """
     return _fit(probabilities, targets, slope=True, intercept=True)
 
 
@@ -133,11 +136,13 @@ def _basic(estimate: Estimate) -> Estimate:
 def _fit(probabilities: ArrayLike, targets: ArrayLike, slope: bool, intercept: bool) -> Correction:
     p, t = np.asarray(probabilities, dtype=np.float64), np.asarray(targets, dtype=np.float64)
     x, y = _logit(p[~np.isnan(t)]), t[~np.isnan(t)]
-    positive = y.sum()
-    if not 0 < positive < len(y):
+    positive, platt = y.sum(), slope and intercept
+    both = 0 < positive < len(y)
+    if not len(y) or not (both or platt):
         return Correction()
+    slope = slope and both
     # Platt's targets: a label is certain only as far as the number of labels goes, so that no fit runs away.
-    y = np.where(y == 1, (positive + 1) / (positive + 2), 1 / (len(y) - positive + 2)) if slope and intercept else y
+    y = np.where(y == 1, (positive + 1) / (positive + 2), 1 / (len(y) - positive + 2)) if platt else y
 
     def loss(v: Floats) -> tuple[float, Floats]:
         z = v[0] * x + v[1]

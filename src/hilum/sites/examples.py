@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from hilum.sites.site import Site
 from hilum.sites.weights import site_shares
+
+Targets = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,11 @@ class Examples:
 
     def unknown_negative(self) -> Examples:
         """Return the images with every unknown label negative."""
-        filled = [(replace(site, targets=np.nan_to_num(site.targets, nan=0.0)), rows) for site, rows in self.sources]
-        return Examples(tuple(filled))
+        return self.relabelled(lambda targets: np.nan_to_num(targets, nan=0.0))
+
+    def relabelled(self, change: Callable[[Targets], Targets]) -> Examples:
+        """Return the images with other labels: ``change`` takes those of a site, (N, C), and returns as many."""
+        return Examples(tuple((replace(site, targets=change(site.targets)), rows) for site, rows in self.sources))
 
     def known(self) -> NDArray[np.int64]:
         """Count known labels: (sources, C)."""
@@ -82,16 +87,30 @@ class Examples:
         images = torch.from_numpy(pixels).unsqueeze(1).float().div_(255)
         return Batch(images, torch.from_numpy(targets), torch.from_numpy(source))
 
+    def shares(self, tau: float, weighting: str = "known") -> NDArray[np.float64]:
+        """Return how often each source is drawn: as a federation weighs it (``sites.weights.site_shares``)."""
+        return site_shares(self._images(), self.known(), self.positive(), tau, weighting)
+
+    def drawn(
+        self, counts: NDArray[np.int64], tau: float, weighting: str = "known"
+    ) -> NDArray[np.int64] | NDArray[np.float64]:
+        """Return counts (C,) over all images, of those of each source (sources, C), as often as these are drawn."""
+        if len(counts) == 1:
+            return counts[0]
+        images = self._images()
+        return np.asarray((self.shares(tau, weighting) * images.sum() / images) @ counts)
+
+    def _images(self) -> NDArray[np.int64]:
+        return np.array([len(rows) for _, rows in self.sources])
+
     def draw(
         self, images: int, size: int, tau: float, rng: np.random.Generator, weighting: str = "known"
     ) -> Iterator[Batch]:
         """Yield so many ``images`` in shuffled batches of ``size``, the last as large as it comes.
 
-        A source is drawn as often as a federation weighs it (``sites.weights.site_shares``), and each of its images
-        once before any again.
+        A source is drawn as often as its share says, and each of its images once before any again.
         """
-        counts = np.array([len(rows) for _, rows in self.sources])
-        p = site_shares(counts, self.known(), self.positive(), tau, weighting)
+        counts, p = self._images(), self.shares(tau, weighting)
         source = rng.choice(len(counts), images, p=p)
         position = np.empty_like(source)
         for k, count in enumerate(counts):

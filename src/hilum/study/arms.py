@@ -48,7 +48,7 @@ from hilum.study.hospitals import cache_of, load_sites, training_sites
 from hilum.study.shared import load_shared, shared_of_sites
 from hilum.study.spec import Study
 from hilum.study.watch import Watch
-from hilum.training.loop import autocast
+from hilum.training.loop import autocast, trained_norms
 from hilum.training.state import State, copy_state, load_facts, load_state, save_state
 
 WEIGHTS = "model.safetensors"
@@ -90,12 +90,27 @@ def require_effect(study: Study) -> None:
             "Expected a finding that is a kind of another, such as Nodule beside Nodule/Mass, for model.taxonomy; "
             f"found {', '.join(study.findings)}. Leave model.taxonomy out."
         )
-    neck, rounds = initial_model(study, study.seeds[0]).neck, study.training.rounds
+    model, rounds = initial_model(study, study.seeds[0]), study.training.rounds
+    if (study.training.batch == 1 or not study.training.updates) and trained_norms(model) and _cells(model, study) == 1:
+        raise StudyError(
+            f"Expected a map of several cells, or batches of two images and more, to normalize over; with "
+            f"{study.images.size} px it has one cell, and with training.batch {study.training.batch} and "
+            f"training.updates {study.training.updates} a batch may hold one image. Give larger images, a finer trunk, "
+            "or updates."
+        )
+    neck = model.neck
     if neck.sums and not any(neck.counts_in(round_, rounds) for round_ in range(1, rounds + 1)):
         raise StudyError(
             f"Expected a round in which model.neck {study.model.neck.name} counts what surrounds a finding; its "
             f"iterations and training.rounds {rounds} give none. Give 2 or more of both."
         )
+
+
+def _cells(model: LocalizingClassifier, study: Study) -> int:
+    """Return how many cells the map of an image has."""
+    side = study.images.size
+    with torch.no_grad():
+        return int(model.eval().features(torch.zeros(1, 1, side, side)).shape[2:].numel())
 
 
 def initial_model(study: Study, seed: int) -> LocalizingClassifier:

@@ -93,6 +93,8 @@ def _seen_by(weights: Path) -> tuple[Study, list[Seen]]:
     run = RunDirectory(root)
     study = parse_study(read_mapping(run.study), str(run.study))
     _, _, arm, model, *_ = weights.relative_to(root).parts
+    if study.federations.get(arm, study.federation).shared is not None and arm not in ("local", "pooled"):
+        raise RunError(f"Expected weights of an arm without a shared set, whose images {root} does not name.")
     training = [name for name, role in run.roles().items() if role == "training"]
     seen = []
     for name in [model] if arm == "local" else training:

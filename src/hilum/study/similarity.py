@@ -81,11 +81,14 @@ def layer_similarity(
 
     ``images`` (B, 1, S, S) in [0, 1]. Every cell of a map is a sample, at most ``cells`` of them, drawn with ``seed``;
     of two maps the finer is averaged over the other's cells. SVCCA is missing where there are not more samples than
-    channels. Raises ``ValueError`` where the trunks have not as many stages.
+    channels. Raises ``RunError`` where the trunks have not as many stages.
     """
     pyramids = [_pyramid(model, images) for model in (first, second)]
     if len(pyramids[0]) != len(pyramids[1]):
-        raise ValueError(f"expected trunks of as many stages; found {len(pyramids[0])} and {len(pyramids[1])}")
+        raise RunError(
+            f"Expected two trunks of as many stages, to compare one by one; found {len(pyramids[0])} and "
+            f"{len(pyramids[1])}. Name models of one backbone, or of backbones with as many."
+        )
     generator = np.random.default_rng(seed)
     rows = []
     for layer, maps in enumerate(zip(*pyramids, strict=True), start=1):

@@ -20,6 +20,7 @@ from hilum.randomness import numpy_generator, torch_generator
 from hilum.sites.examples import Batch, Examples
 from hilum.training.cell_losses.base import CellLoss
 from hilum.training.losses import LOSSES
+from hilum.training.losses.base import Loss
 from hilum.training.losses.masked_bce import masked_bce
 from hilum.training.optimizers import OptimizerPlan
 from hilum.training.rules import LocalRule
@@ -109,8 +110,18 @@ class LocalTrainer:
         self.name, self.model, self.plan, self.seed = name, model, plan, seed
         self.train_examples, self.validation_examples = train, validation
         self.drawn_examples = train if shared is None else Examples(train.sources + shared.sources)
-        counts = self.drawn_examples.positive().sum(0), self.drawn_examples.known().sum(0)
-        self.loss = LOSSES.load(plan.loss)(*counts, **plan.loss_options)
+        self.loss = self.conditional_loss = self._loss_of(self.drawn_examples)
+        if (taxonomy := model.taxonomy) is not None:
+            self.conditional_loss = self._loss_of(
+                self.drawn_examples.relabelled(lambda t: taxonomy.conditional(torch.from_numpy(t)).numpy())
+            )
+
+    def _loss_of(self, labelled: Examples) -> Loss:
+        """Return the plan's loss for labels of the images that are drawn."""
+        plan, drawn = self.plan, self.drawn_examples
+        counts = (drawn.drawn(c, plan.tau, plan.weighting) for c in (labelled.positive(), labelled.known()))
+        loss: Loss = LOSSES.load(plan.loss)(*counts, **plan.loss_options)
+        return loss
 
     @property
     def device(self) -> torch.device:
@@ -180,7 +191,7 @@ class LocalTrainer:
         batch, offsets = drawn
         prediction = self._predict(batch.images)
         loss = self._image_loss(prediction.logits, offsets, batch.targets, round_)
-        progress = (round_ - 1) / self.plan.rounds
+        progress = round_ / self.plan.rounds
         for extra in (
             rule.loss(self.model, batch, prediction.logits),
             self.plan.cell_loss(prediction.maps, batch.targets, progress),
@@ -209,7 +220,7 @@ class LocalTrainer:
         """Return the loss on images: with a taxonomy first of the conditional (HLCP), then of the findings (HLUP)."""
         taxonomy = self.model.taxonomy
         if taxonomy is not None and round_ <= self.plan.conditional * self.plan.rounds:
-            return self.loss(logits, taxonomy.conditional(targets))
+            return self.conditional_loss(logits, taxonomy.conditional(targets))
         return self.loss(self.model.answers(logits) + offsets, targets)
 
     def validate(self, state: State) -> dict[str, float]:

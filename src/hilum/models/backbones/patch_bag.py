@@ -34,6 +34,8 @@ class PatchBag(Backbone):
         super().__init__()
         if size < 1 or stride < 1:
             raise ValueError(f"expected a size and a stride of at least 1; found {size} and {stride}")
+        if stride > size:
+            raise ValueError(f"expected a stride of at most the size, so that every px is seen; found {stride}, {size}")
         if cell not in get_args(Cell):
             raise ValueError(f"expected cell among {', '.join(get_args(Cell))}; found '{cell}'")
         named = {"name": trunk} if isinstance(trunk, str) else dict(trunk)
@@ -63,7 +65,7 @@ class PatchBag(Backbone):
 
         ``fold_scores`` axis by axis. The crop's centre is a place of its own, so with ``cell`` 'centre' maps stay.
         """
-        if self.cell == "centre" or self.stride >= self.size:
+        if self.cell == "centre" or self.stride == self.size:
             return maps
         rows, columns = (self._shares(cells).to(maps) for cells in maps.shape[2:])
         return torch.einsum("ih,bchw,jw->bcij", rows, maps, columns)
@@ -77,4 +79,4 @@ class PatchBag(Backbone):
     @property
     def _margin(self) -> int:
         """Pixels by which a crop begins before its square."""
-        return max(0, self.size - self.stride) // 2
+        return (self.size - self.stride) // 2

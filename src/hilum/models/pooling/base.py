@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 
@@ -27,8 +26,3 @@ class Pooling(nn.Module):
     def pool(self, logits: Tensor) -> Tensor:
         """Return image logits (B, C) of cell logits (B, C, N)."""
         raise NotImplementedError
-
-
-def logit(log_p: Tensor, log_not_p: Tensor) -> Tensor:
-    """Return log p − log(1 − p), kept within ±14 so that its gradient stays finite."""
-    return torch.clamp(log_p - log_not_p, -14.0, 14.0)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hilum.models.pooling.base import Pooling, logit
+from hilum.models.pooling.base import Pooling
 
 
 class LinearSoftmaxPooling(Pooling):
@@ -16,4 +16,4 @@ class LinearSoftmaxPooling(Pooling):
         """Return the logit of P = Σ p_i² / Σ p_i."""
         # In logarithms, and without the common factor 1 / Σ p_i: σ(-100) is 0 in float32.
         log_p = F.logsigmoid(logits)
-        return logit(torch.logsumexp(2 * log_p, 2), torch.logsumexp(log_p + F.logsigmoid(-logits), 2))
+        return torch.logsumexp(2 * log_p, 2) - torch.logsumexp(log_p + F.logsigmoid(-logits), 2)

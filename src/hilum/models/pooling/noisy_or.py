@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hilum.models.pooling.base import Pooling, logit
+from hilum.models.pooling.base import Pooling
 
 
 class NoisyOrPooling(Pooling):
@@ -24,5 +24,5 @@ class NoisyOrPooling(Pooling):
     def pool(self, logits: Tensor) -> Tensor:
         """Return the logit of P, computed in log space."""
         scaled = (1 - self.floor) * logits.sigmoid()
-        log_none = torch.log1p(-scaled.clamp(max=1 - 1e-6)).sum(2).clamp(max=-1e-6)
-        return logit(torch.log(-torch.expm1(log_none)), log_none)
+        log_none = torch.log1p(-scaled.clamp(max=1 - 1e-6)).sum(2).clamp(max=-1e-30)
+        return torch.log(-torch.expm1(log_none)) - log_none

@@ -140,7 +140,8 @@ def with_families(records: Sequence[Record]) -> list[Record]:
     repeated = {k: one for k, record in enumerate(records) if (one := _single(records, record)) is not None}
     for k, record in enumerate(records):
         if k not in repeated:
-            family = (record["metric"], record["finding"] == MACRO, record.get("site") == MACRO)
+            over_sites = record.get("site") == MACRO
+            family = (record["metric"], over_sites or record["finding"] == MACRO, over_sites)
             families.setdefault(family, []).append(k)
     made = [dict(record) for record in records]
     for members in families.values():

@@ -89,14 +89,14 @@ def evaluate_run(root: Path, against: Path | None = None, out: Path | None = Non
             content["differences"] = with_families(list(_between(run, other, pairs)))
     target = RunDirectory(out) if out is not None else outcomes.run
     target.write_json(NAME, content)
-    if not content["validation"]:
+    if not content["validation"] and outcomes.study.split.val:
         print(
             f"hilum: {outcomes.run.root} keeps nothing of validation patients: maps are cut by Otsu's method, and "
             f"probabilities are not corrected. 'hilum study {outcomes.run.study} --out {outcomes.run.root} --resume' "
             "adds them where the images are.",
             file=sys.stderr,
         )
-    if not content["erased"]:
+    if not content["erased"] and outcomes.study.evaluation.erased:
         print(
             f"hilum: {outcomes.run.root} keeps no films with erased parts, which tell disease from site. 'hilum study "
             f"{outcomes.run.study} --out {outcomes.run.root} --resume' adds them where the images are.",

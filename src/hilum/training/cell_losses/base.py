@@ -12,6 +12,6 @@ class CellLoss:
         """Return a term to add to the loss of a batch.
 
         Shapes: ``maps`` (B, C, h, w) in [0, 1]; ``targets`` (B, C) in [0, 1] or NaN, unknown. ``progress``: share of
-        the rounds that are done, in [0, 1).
+        the rounds that are done with this one, in (0, 1].
         """
         return None

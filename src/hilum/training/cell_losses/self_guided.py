@@ -22,7 +22,7 @@ class SelfGuided(CellLoss):
     """
 
     def __init__(self, weight: float = 0.5, high: float = 0.7, low: float = 0.2, start: float = 1 / 3) -> None:
-        self.weight, self.start = in_range("weight", weight, 0, 100), in_range("start", start, 0, 1)
+        self.weight, self.start = in_range("weight", weight, 0, 100), in_range("start", start, 0, 1 - 1e-6)
         self.high, self.low = in_range("high", high, 0, 1), in_range("low", low, 0, 1)
         if self.low > self.high:
             raise ValueError(f"expected low of at most high; found {low} and {high}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,10 +15,11 @@ class Loss:
     """Mean cost of the known labels, 0 where none is known.
 
     ``positive``, ``known`` (C,): how many labels of each finding the images have that the participant trains on, shared
-    ones included; without them every loss takes findings for balanced. Options out of range raise ``ValueError``.
+    ones included, as often as they are drawn; without them every loss takes findings for balanced. Options out of range
+    raise ``ValueError``.
     """
 
-    def __init__(self, positive: NDArray[np.int64] | None = None, known: NDArray[np.int64] | None = None) -> None:
+    def __init__(self, positive: NDArray[Any] | None = None, known: NDArray[Any] | None = None) -> None:
         self.positive = torch.ones(1) if positive is None else torch.from_numpy(positive).float()
         self.negative = torch.ones(1) if known is None else torch.from_numpy(known).float() - self.positive
 
@@ -31,9 +33,13 @@ class Loss:
         return (self.cost(logits, targets.nan_to_num(0.0)) * known).sum() / known.sum().clamp(min=1)
 
     def balanced(self, positive: Tensor, negative: Tensor, targets: Tensor) -> Tensor:
-        """Return weights (B, C) of labels from those of the two classes (C,), scaled so that these average 1."""
+        """Return weights (B, C) of labels from those of the two classes (C,), scaled to a mean of 1 over its labels.
+
+        So a rare finding counts as much as a common one.
+        """
         present = (self.positive > 0) & (self.negative > 0)
-        scale = torch.where(present, 2 / (positive + negative), torch.ones(()))
+        weighed = self.positive * positive + self.negative * negative
+        scale = torch.where(present, (self.positive + self.negative) / weighed, torch.ones(()))
         positive = torch.where(present, positive * scale, torch.ones(())).to(targets.device)
         negative = torch.where(present, negative * scale, torch.ones(())).to(targets.device)
         return targets * positive + (1 - targets) * negative
