@@ -111,8 +111,9 @@ def test_an_arm_is_better_or_worse_only_where_the_corrected_p_says_so(tmp_path: 
     with_p(run, 0.02)
     found = answer_of(run)
     said = dict(found.evidence)["Federated against pooled"]
-    (worse,) = (s for s in said if s.startswith("Single findings"))
-    assert worse.startswith("Single findings worse in AUROC: Pneumonia at north (−0.016, p 0.020 corrected)")
+    worse = [s for s in said if s.startswith("Single findings")]  # the main figure first
+    assert worse[0].startswith("Single findings worse in average precision: Pneumonia at north (−0.03")
+    assert worse[1].startswith("Single findings worse in AUROC: Pneumonia at north (−0.016, p 0.020 corrected)")
     assert "p 0.020 corrected)" in said[0]
     assert "not corrected" not in text(found)
     with_p(run, 0.11)
@@ -122,7 +123,7 @@ def test_an_arm_is_better_or_worse_only_where_the_corrected_p_says_so(tmp_path: 
     assert "north no difference shown (−0.016 [−0.030, −0.003], p 0.110 corrected)" in said[1]
     assert any("no difference shown" in cell for row in found.rows for cell in row.against)
     maps = [s for s in dict(found.evidence)["Localization"] if s.startswith("Maps against")]
-    none = "no difference shown for 2 of 2 pairs of finding and site"
+    none = "no difference shown in 2 of 2 comparisons"
     assert maps == [
         f"Maps against those of {arm}, on the same images: pointing game {none}. IoU {none}."
         for arm in ("local", "pooled")
@@ -218,18 +219,57 @@ def test_an_evaluated_run_is_answered_with_its_tail_failures_and_verdicts(tmp_pa
     evidence = dict(found.evidence)
     assert found.short.startswith("On phantoms: Yes. ")
     assert evidence["Long tail"] == [
-        "Medium (Pneumonia and Effusion): average precision 0.800 [0.70, 0.90] where chance is 0.447; pooled 0.800.",
-        "Tail (Tuberculosis): average precision 0.800 [0.70, 0.90] where chance is 0.480; pooled 0.800.",
+        "Medium (Pneumonia and Effusion): average precision 0.800 [0.70, 0.90] where chance is 0.447.",
+        "Tail (Tuberculosis): average precision 0.800 [0.70, 0.90] where chance is 0.480.",
     ]
     assert evidence["Disease or site"] == ["Disease: Pneumonia at north; Tuberculosis at harbour."]
     assert evidence["Where localization fails"] == [
-        "Nowhere: pointing game, IoU, AP@0.3 and RoDeO are above every control, with their intervals."
+        "Nowhere: pointing game and IoU are above every control, with their intervals, for 2 pairs of finding and site."
     ]
     assert "random map, centre prior, middle of the image and shuffled weights" in evidence["Localization"][0]
     assert not any(line.startswith(("Not evaluated", "No films")) for line in found.missing)
     page = render(read_run(run))
     assert "boxes never enter training" in page
     assert "Disease: Pneumonia at north; Tuberculosis at harbour." in page
+
+
+def test_a_group_of_one_finding_at_one_site_is_compared_as_that_finding(tmp_path: Path) -> None:
+    """Not with the mean of whatever local model comes last: at south, harbour's model is at chance."""
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+    head = {"arm": "federated", "site": "south", "finding": "Tuberculosis", "metric": "average_precision", "n": 90}
+    compared = head | {"against": "local", "value": -0.1, "low": -0.15, "high": -0.05, "p": 0.001, "p_holm": 0.004}
+    wrong = head | {"arm": "local", "model": "harbour", "seeds": 3, "site": "macro", "finding": "tail", "value": 0.48}
+    change(run, "evaluation.json", lambda c: c["comparisons"].append(compared))
+    change(run, "evaluation.json", lambda c: c["classification"].append(wrong | {"low": 0.4, "high": 0.6}))
+    said = dict(answer_of(run).evidence)["Long tail"][1]
+    assert said.endswith("; against local worse (−0.100 [−0.150, −0.050], p 0.004 corrected).")
+    assert "0.480 [" not in said
+
+
+def test_nothing_is_above_a_control_without_an_interval(tmp_path: Path) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+
+    def few(content: dict[str, Any]) -> None:
+        for record in content["localization"]:
+            record |= {"low": None, "high": None, "excess_low": None}
+
+    change(run, "evaluation.json", few)
+    assert "Where localization fails" not in dict(answer_of(run).evidence)
+
+
+def test_yes_is_for_what_is_told_and_found_everywhere(tmp_path: Path) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+    assert answer_of(run).short.startswith("On phantoms: Yes. ")
+
+    def untold(content: dict[str, Any]) -> None:
+        for record in content["classification"]:
+            if (record["arm"], record["site"], record["finding"]) == ("federated", "children", "Pneumonia"):
+                record["low"] = 0.4
+
+    change(run, "metrics.json", untold)
+    found = answer_of(run).short
+    assert found.startswith("On phantoms: In part. ")
+    assert "Of pairs of finding and site, 5 of 6 are told, and in 2 of 2 with enough boxes lesions are found." in found
 
 
 def test_chance_is_left_out_where_it_is_not_that_of_the_mean(tmp_path: Path) -> None:
@@ -240,7 +280,7 @@ def test_chance_is_left_out_where_it_is_not_that_of_the_mean(tmp_path: Path) -> 
 
     change(run, "evaluation.json", other)
     tail = dict(answer_of(run).evidence)["Long tail"]
-    assert tail[0] == "Medium (Effusion): average precision 0.800 [0.70, 0.90]; pooled 0.800."
+    assert tail[0] == "Medium (Effusion): average precision 0.800 [0.70, 0.90]."
     assert tail[1].startswith("No finding has fewer than 100 training images that show it")
 
 
@@ -281,7 +321,7 @@ def test_maps_are_compared_with_those_of_the_other_arms(tmp_path: Path) -> None:
     said = dict(answer_of(run).evidence)["Localization"]
     assert said[1:] == [
         f"Maps against those of {arm}, on the same images: pointing game better for Pneumonia at north (+0.120 "
-        "[+0.070, +0.170], p 0.020 corrected), no difference shown for 1 of 2 pairs of finding and site. IoU worse for "
+        "[+0.070, +0.170], p 0.020 corrected), no difference shown in 1 of 2 comparisons. IoU worse for "
         "Pneumonia at north (−0.080 [−0.130, −0.030], p 0.020 corrected); Tuberculosis at harbour (−0.080 [−0.130, "
         "−0.030], p 0.020 corrected)."
         for arm in ("local", "pooled")

@@ -75,6 +75,16 @@ def test_mean_without_an_interval_or_a_figure() -> None:
     assert mean_over([Figure(reason="positives only")]).value is None
 
 
+def test_the_interval_of_a_mean_is_that_of_the_evaluation_where_it_has_the_same_mean(run: RunDirectory) -> None:
+    own = Results(run).mean("federated", "auroc")
+    head = {"arm": "federated", "model": "federated", "site": MACRO, "finding": MACRO, "metric": "auroc"}
+    for off, low in ((0.0, 0.1), (0.01, own.low)):
+        record = head | {"value": (own.value or 0) + off, "low": 0.1, "high": 0.9}
+        evaluated = replace(run, evaluation={"classification": [record], "comparisons": []})
+        assert Results(evaluated).mean("federated", "auroc").low == low
+        assert Results(evaluated).mean("pooled", "auroc") == Results(run).mean("pooled", "auroc")
+
+
 def test_first_screen_repeats_metrics(run: RunDirectory) -> None:
     summary = summarise(run, Results(run))
     records = {(s.arm, s.model, s.site, s.metric): s for s in run.scores if s.seed == "all" and s.finding == MACRO}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hilum.evaluation.bootstrap import FEWEST
+from hilum.evaluation.bootstrap import FEWEST, FEWEST_OF_CLASS
 from hilum.report.evaluation import finding_name
 from hilum.report.evidence import classified, compared, failures, localized, tail, verdicts
 from hilum.report.numbers import listing, plural, score
-from hilum.report.read import MACRO, RunDirectory
-from hilum.report.results import METRICS, Results, mean_over
+from hilum.report.read import RunDirectory
+from hilum.report.results import METRICS, Results
 from hilum.report.rows import DECIDED, FEDERATED, FOUND, IN_DOUBT, Row, figure_text, rows_of
 
 OTHERS = {
@@ -60,17 +60,21 @@ def _short(run: RunDirectory, results: Results, rows: list[Row]) -> str:
     means = _means(run, results)
     if not boxed:
         what = f"{len(told)} of {plural(len(asked), 'finding')} told better than chance somewhere"
-        few = f"no finding has boxes on {FEWEST} test images to say where"
+        few = f"no finding has boxes on {FEWEST} test images of {FEWEST_OF_CLASS} patients to say where"
         return " ".join([f"{start}Half answered: {what}, but {few}.", *means, *_limits(rows)])
     both, limits = [f for f in boxed if f in told and f in found], _limits(rows)
-    whole = both == boxed and len(told) == len(asked) and not limits
+    measured, shown = [r for r in rows if r.told is not None], [r for r in rows if r.found in DECIDED]
+    everywhere = all(row.told for row in measured) and all(row.is_found for row in shown)
+    whole = both == boxed and len(told) == len(asked) and everywhere and not limits
     word = "Yes" if whole else "In part" if both else "Not shown"
     doubtful = len(found - sure)
     said = (
         f"{start}{word}. The federated model tells {len(told)} of {plural(len(asked), 'finding')} better than chance "
         f"at some site, and its maps find {len([f for f in boxed if f in found])} of the {len(boxed)} with enough boxes"
         f"{f' ({doubtful} in doubt)' if doubtful else ''}. "
-        f"Both: {'; '.join(_both(rows, f) for f in both) or 'none'}."
+        f"Both: {'; '.join(_both(rows, f) for f in both) or 'none'}. Of pairs of finding and site, "
+        f"{sum(bool(row.told) for row in measured)} of {len(measured)} are told, and in "
+        f"{sum(row.is_found for row in shown)} of {len(shown)} with enough boxes lesions are found."
     )
     return " ".join([said, *means, *limits])
 
@@ -79,11 +83,7 @@ def _means(run: RunDirectory, results: Results) -> list[str]:
     """Return a sentence of the macro figures over the training sites, of the federated arm and the others."""
     shared, parts = results.shared, []
     for metric, name in METRICS.items():
-        means = {
-            arm: mean_over([results.of_arm(arm, site, MACRO, metric) for site in shared])
-            for arm in (FEDERATED, *OTHERS)
-            if arm in run.run.arms
-        }
+        means = {arm: results.mean(arm, metric) for arm in (FEDERATED, *OTHERS) if arm in run.run.arms}
         if means[FEDERATED].value is not None:
             beside = ", ".join(f"{arm} {score(mean.value)}" for arm, mean in means.items() if arm != FEDERATED)
             parts.append(f"{name} {figure_text(means[FEDERATED])}" + (f" ({beside})" if beside else ""))
@@ -94,7 +94,7 @@ def _limits(rows: list[Row]) -> list[str]:
     """Return what forbids a plain yes: ranked the wrong way round, perhaps the site that is told, maps in doubt."""
     found = {row.finding for row in rows if row.is_found}
     below = [f"{row.place} ({figure_text(row.auroc)})" for row in rows if row.below]
-    seen = [row for row in rows if row.finding in found]
+    seen = [row for row in rows if row.finding in found or row.told]
     blind = [f"{row.place} ({row.verdict})" for row in seen if row.verdict.startswith(("partly", "border", "site"))]
     both = [f"{row.place} ({row.verdict})" for row in seen if row.verdict.startswith(("disease,", "disease and"))]
     untold = [row.place for row in seen if row.is_found and row.verdict.startswith(("open", "not known"))]
@@ -139,6 +139,12 @@ def _missing(run: RunDirectory, rows: list[Row]) -> list[str]:
             "Not evaluated: 'hilum evaluate' adds the tail, more controls, p values corrected for the number of "
             "comparisons, and the tests of disease or site."
         )
-    elif not run.evaluation.get("erased"):
+        return said
+    if not run.evaluation.get("erased"):
         said.append("No films with erased parts: whether the disease was learnt or the site is not tested.")
+    if not run.evaluation.get("validation"):
+        said.append(
+            "Nothing of validation patients: maps are cut by Otsu's method, and probabilities and the scores of boxes "
+            "are as they come."
+        )
     return said

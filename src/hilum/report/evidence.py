@@ -103,7 +103,7 @@ def compared(run: RunDirectory, results: Results, arm: str) -> list[str]:
         said.append("No site has a macro figure under both arms.")
     if absent:
         said.append(f"No such figure at {listing([*dict.fromkeys(absent)])}.")
-    return said + _singles(run, results, arm, places)
+    return said + [sentence for metric in METRICS for sentence in _singles(run, results, arm, places, metric)]
 
 
 def _place(site: str, model: str | None) -> str:
@@ -121,14 +121,16 @@ def _in_words(record: Record) -> str:
     return in_words(Figure(record["value"], record["low"], record["high"]), record["p_holm"])
 
 
-def _singles(run: RunDirectory, results: Results, arm: str, places: list[tuple[str, str | None]]) -> list[str]:
-    p = corrected(run)
+def _singles(
+    run: RunDirectory, results: Results, arm: str, places: list[tuple[str, str | None]], metric: str
+) -> list[str]:
+    p, name = corrected(run), METRICS[metric]
     shown: dict[str, list[str]] = {}
     rest = 0
     for finding, (site, model) in product(run.run.findings, places):
         figure, own = (
-            results.difference(arm, site, finding, model=model),
-            p.get((arm, model, site, finding, "auroc")),
+            results.difference(arm, site, finding, metric, model),
+            p.get((arm, model, site, finding, metric)),
         )
         if figure.low is None or figure.high is None:
             continue
@@ -137,13 +139,13 @@ def _singles(run: RunDirectory, results: Results, arm: str, places: list[tuple[s
             how = ", not corrected for the number of comparisons" if own is None else ""
             beside = "" if own is None else f", p {p_value(own)} corrected"
             text = f"{finding_name(finding)} at {_place(site, model)} ({difference(figure.value)}{beside})"
-            shown.setdefault(f"{word} in AUROC{how}", []).append(text)
+            shown.setdefault(f"{word} in {name}{how}", []).append(text)
         else:
             rest += 1
     said = [f"Single findings {kind}: {'; '.join(shown[kind])}." for kind in sorted(shown)]
     if rest:
-        pairs = plural(rest + sum(map(len, shown.values())), "pair")
-        said.append(f"For {rest} of {pairs} of finding and site no difference is shown.")
+        made = plural(rest + sum(map(len, shown.values())), "comparison")
+        said.append(f"In {rest} of {made} of single findings no difference in {name} is shown.")
     return said
 
 
@@ -191,7 +193,7 @@ def _maps_against(run: RunDirectory, arm: str) -> str:
         ]
         rest = sum(word not in (BETTER, WORSE) for word, _ in found)
         if rest:
-            words.append(f"no difference shown for {rest} of {plural(len(known), 'pair')} of finding and site")
+            words.append(f"no difference shown in {rest} of {plural(len(known), 'comparison')}")
         if words:
             parts.append(f"{BOX_FIGURES[metric]} {', '.join(words)}")
     return f"Maps against those of {arm}, on the same images: {'. '.join(parts)}." if parts else ""
@@ -199,7 +201,8 @@ def _maps_against(run: RunDirectory, arm: str) -> str:
 
 def _map_difference(record: Record) -> str:
     text = difference(record["value"], record["low"], record["high"])
-    return f"{finding_name(record['finding'])} at {record['site']} ({text}, p {p_value(record['p_holm'])} corrected)"
+    place = f"{finding_name(record['finding'])} at {_place(record['site'], record.get('against_model'))}"
+    return f"{place} ({text}, p {p_value(record['p_holm'])} corrected)"
 
 
 def failures(run: RunDirectory, rows: list[Row]) -> list[str]:
@@ -224,9 +227,12 @@ def failures(run: RunDirectory, rows: list[Row]) -> list[str]:
             said.append(f"{finding_name(finding)} at {site}: {'; '.join(parts)}.")
     if said:
         return ["Not shown to be above the best of the controls:", *said]
-    if records:
-        said.append(f"Nowhere: {listing(list(BOX_FIGURES.values()))} are above every control, with their intervals.")
-    return said
+    decided = [r for r in records if r["value"] is not None and r["low"] is not None]
+    if not decided:
+        return []
+    names = listing([name for metric, name in BOX_FIGURES.items() if any(r["metric"] == metric for r in decided)])
+    places = plural(len({(r["site"], r["finding"]) for r in decided}), "pair")
+    return [f"Nowhere: {names} are above every control, with their intervals, for {places} of finding and site."]
 
 
 def _beaten(record: Record) -> str:
@@ -260,15 +266,18 @@ def tail(run: RunDirectory) -> list[str]:
     groups = {name: members for name, members in run.evaluation["groups"].items() if members}
     said = []
     for name in groups:
-        found = {
-            r["arm"]: r
-            for r in run.evaluation["classification"]
-            if (r["site"], r["finding"], r["metric"]) == (MACRO, name, "average_precision") and r["value"] is not None
-        }
-        if FEDERATED in found:
-            own = found[FEDERATED]
+        key = (FEDERATED, MACRO, name, "average_precision")
+        own = next(
+            (
+                r
+                for r in run.evaluation["classification"]
+                if (r["arm"], r["site"], r["finding"], r["metric"]) == key and r["value"] is not None
+            ),
+            None,
+        )
+        if own is not None:
             beside = "".join(
-                f"; {text}" for arm in ("local", "pooled") if (text := _group_against(run, arm, name, found))
+                f"; {text}" for arm in ("local", "pooled") if (text := _group_against(run, arm, name, groups[name]))
             )
             chance = _chance(run, groups[name], own)
             where = "" if chance is None else f" where chance is {score(chance)}"
@@ -285,12 +294,26 @@ def tail(run: RunDirectory) -> list[str]:
     return said
 
 
-def _group_against(run: RunDirectory, arm: str, group: str, found: Mapping[str, Record]) -> str:
-    """Say how a group of findings is beside another arm; "" where it has no figure there."""
+def _group_against(run: RunDirectory, arm: str, group: str, members: list[str]) -> str:
+    """Say how a group of findings is beside another arm; "" where nothing compares them.
+
+    A group of one finding at one site has no mean: the comparison of that finding stands for it.
+    """
+    evaluation: Record = run.evaluation or {}
+    training = [site.name for site in run.sites if not site.outside]
     record = means_against(run, arm).get((group, "average_precision"))
-    if record is not None:
-        return f"against {arm} {_in_words(record)}"
-    return f"{arm} {score(found[arm]['value'])}" if arm in found else ""
+    alone = [
+        r
+        for r in evaluation["comparisons"]
+        if (r["arm"], r["against"], r["metric"]) == (FEDERATED, arm, "average_precision")
+        and r["finding"] in members
+        and r["site"] in training
+        and r.get("against_model") in (None, r["site"])
+        and r["value"] is not None
+    ]
+    if record is None and len(alone) == 1:
+        record = alone[0]
+    return "" if record is None else f"against {arm} {_in_words(record)}"
 
 
 def _chance(run: RunDirectory, members: list[str], mean: Record) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import sqrt
+from math import isclose, sqrt
 
 from hilum.evaluation.bootstrap import FEWEST_OF_CLASS
 from hilum.report.numbers import plural
@@ -153,6 +153,19 @@ class Results:
             return Figure(reason="no local model of its own" if alone else "not computed")
         reason = "" if chosen.value is not None else "no figure to compare"
         return Figure(chosen.value, chosen.low, chosen.high, chosen.n, reason=reason)
+
+    def mean(self, arm: str, metric: str) -> Figure:
+        """Return the mean of an arm's macro figures over ``shared``.
+
+        Its interval is that of the evaluation, over resamples of all patients, where that has the same mean.
+        """
+        own = mean_over([self.of_arm(arm, site, MACRO, metric) for site in self.shared])
+        records = self.run.evaluation["classification"] if self.run.evaluation is not None else []
+        key, named = (arm, arm, MACRO, MACRO, metric), ("arm", "model", "site", "finding", "metric")
+        evaluated = next((r for r in records if tuple(r[k] for k in named) == key), None)
+        if evaluated is None or own.value is None or not isclose(evaluated["value"] or -1, own.value, abs_tol=1e-6):
+            return own
+        return replace(own, low=evaluated["low"], high=evaluated["high"])
 
     def _why_absent(self, record: Score) -> str:
         if record.value is not None:

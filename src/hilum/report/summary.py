@@ -77,7 +77,7 @@ def _control(figure: Figure, which: int) -> Figure:
 def _headline(
     run: RunDirectory, arm: str, shared: list[SiteFacts], boxed: list[SiteFacts], results: Results
 ) -> Headline:
-    means = {m: mean_over([results.of_arm(arm, s, MACRO, m) for s in shared]) for m in METRICS}
+    means = {m: results.mean(arm, m) for m in METRICS}
     pointing = [_pointing(results, arm, s) for s in boxed]
     if arm == FEDERATED:
         return Headline(arm, means, {}, {}, pointing)
@@ -243,6 +243,8 @@ def _cautions(run: RunDirectory, results: Results) -> list[str]:
         )
     if len(run.run.seeds) < 3:
         notes.append(f"Only {plural(len(run.run.seeds), 'seed')}: how much training itself varies is hardly covered.")
+    if FEDERATED not in run.run.arms:
+        notes.append("No federated arm: this run does not say whether one model of all hospitals tells and finds.")
     one_class = one_class_sites(run)
     if one_class:
         notes.append(
