@@ -51,4 +51,4 @@ def list_names(
                 summary = entries.summary(entry)
             else:
                 summary = entries[entry] if isinstance(entries, dict) else ""
-            typer.echo(f"  {entry:<20} {summary}".rstrip())
+            typer.echo(f"  {entry:<22} {summary.replace('``', '')}".rstrip())

@@ -9,9 +9,7 @@ from hilum.training.losses.base import Loss
 
 
 class WeightedBCE(Loss):
-    """BCE with weights n / n⁺ and n / n⁻ of the site's training labels, scaled to a mean of 1 over
-    them (Wang et al. 2017).
-    """
+    """BCE with weights n / n⁺ and n / n⁻ of a site's labels, scaled to a mean of 1 over them (Wang et al. 2017)."""
 
     def cost(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the weighted cross-entropy."""
