@@ -42,7 +42,7 @@ app = typer.Typer(
         "Train one chest X-ray model across hospitals that may not share images: which findings a radiograph "
         "shows, and where, from image-level labels alone."
     ),
-    epilog="Start with: hilum demo. Then a study file of your own databases: docs/reference/study-file.md; studies/ holds examples.",
+    epilog="Start with: hilum demo. Then a study file of your own: docs/reference/study-file.md, examples in studies/.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
