@@ -55,7 +55,8 @@ def test_a_box_lies_around_the_disc(
     radius = min(width, height) / 5
     pixels = hospitals.disc(width, height, x * width, y * height, radius, np.random.default_rng(1))
     Image.fromarray(pixels).save(tmp_path / "disc.png")
-    table = boxes(tiny_run, tmp_path, tmp_path / "disc.png")
+    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation.json"))
+    table = boxes(run, tmp_path, tmp_path / "disc.png")
     assert list(table.columns) == list(COLUMNS)
     best = table[table["finding"] == "Nodule"].iloc[0]
     assert best["image"] == str(tmp_path / "disc.png")

@@ -61,7 +61,7 @@ class FedMLP(FedAvg):
     Mean squared error between the probabilities, with ``weight``, after a share ``warmup`` of the rounds.
     """
 
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0, float("inf")), "warmup": (0, 1 - 1e-6)}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"weight": (0, float("inf")), "warmup": (0, 1)}
 
     weight: float = 1.0
     warmup: float = 0.25
