@@ -17,7 +17,7 @@ def demo(
 ) -> None:
     """Draw five phantom hospitals, compare local, pooled and federated models of them, write OUT/report.html.
 
-    Needs no data and no network; five to fifteen minutes on two cores. The radiographs are synthetic: the report
+    Needs no data and no network; six to twenty minutes on two cores. The radiographs are synthetic: the report
     shows what hilum does, and says nothing about patients. A stopped demo goes on when it is repeated.
     """
     from hilum.report import write_report
