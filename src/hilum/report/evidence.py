@@ -299,9 +299,11 @@ def _group_against(run: RunDirectory, arm: str, group: str, members: list[str]) 
 
     A group of one finding at one site has no mean: the comparison of that finding stands for it.
     """
+    mean = means_against(run, arm).get((group, "average_precision"))
+    if mean is not None:
+        return f"against {arm} {_in_words(mean)}"
     evaluation: Record = run.evaluation or {}
     training = [site.name for site in run.sites if not site.outside]
-    record = means_against(run, arm).get((group, "average_precision"))
     alone = [
         r
         for r in evaluation["comparisons"]
@@ -311,9 +313,7 @@ def _group_against(run: RunDirectory, arm: str, group: str, members: list[str]) 
         and r.get("against_model") in (None, r["site"])
         and r["value"] is not None
     ]
-    if record is None and len(alone) == 1:
-        record = alone[0]
-    return "" if record is None else f"against {arm} {_in_words(record)}"
+    return f"against {arm} {_in_words(alone[0])}" if len(alone) == 1 else ""
 
 
 def _chance(run: RunDirectory, members: list[str], mean: Record) -> float | None:

@@ -124,7 +124,7 @@ def corrected(run: RunDirectory) -> dict[tuple[str | None, ...], float]:
 
 
 def means_against(run: RunDirectory, arm: str) -> dict[tuple[str, str], Record]:
-    """Return (finding, metric) → the difference to an arm of means over the sites that train; needs an evaluation."""
+    """Return (finding, metric) → the difference to an arm of means over the sites that train, of an evaluation."""
     records = run.evaluation["comparisons"] if run.evaluation is not None else []
     means = [r for r in records if (r["arm"], r["against"], r["site"]) == (FEDERATED, arm, MACRO)]
     return {(r["finding"], r["metric"]): r for r in means}

@@ -51,7 +51,7 @@ class Summary:
 
 
 def summarise(run: RunDirectory, results: Results) -> Summary:
-    """Return the first screen: the figures of ``metrics.json``, and their means over sites computed here."""
+    """Return the first screen: figures of ``metrics.json``, their means over sites, tests of the evaluation."""
     shared = results.shared
     boxed = [s for s in run.sites if any(_pointing(results, arm, s).n for arm in run.run.arms)]
     rows = [_headline(run, arm, shared, boxed, results) for arm in run.run.arms]

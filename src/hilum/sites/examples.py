@@ -91,12 +91,8 @@ class Examples:
         """Return how often each source is drawn: as a federation weighs it (``sites.weights.site_shares``)."""
         return site_shares(self._images(), self.known(), self.positive(), tau, weighting)
 
-    def drawn(
-        self, counts: NDArray[np.int64], tau: float, weighting: str = "known"
-    ) -> NDArray[np.int64] | NDArray[np.float64]:
+    def drawn(self, counts: NDArray[np.int64], tau: float, weighting: str = "known") -> NDArray[np.float64]:
         """Return counts (C,) over all images, of those of each source (sources, C), as often as these are drawn."""
-        if len(counts) == 1:
-            return counts[0]
         images = self._images()
         return np.asarray((self.shares(tau, weighting) * images.sum() / images) @ counts)
 
