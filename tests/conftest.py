@@ -61,3 +61,11 @@ def unevaluated(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(run, "_predict", lambda *_: None)
     monkeypatch.setattr(run.Figures, "records", lambda _: {})
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``hilum study`` end before the evaluation, which has tests of its own."""
+    from hilum.study.evaluation import evaluate
+
+    monkeypatch.setattr(evaluate, "evaluate_run", lambda *_: None)

@@ -20,6 +20,8 @@ import hospitals
 from hilum.training.loop import LocalTrainer
 from hospitals import Outcome, hilum, write_hospital, write_study
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 SMALL = ("--set", "arms=[federated]", "--set", "seeds=[0]")
 
 

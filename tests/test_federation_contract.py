@@ -184,9 +184,9 @@ def test_one_site_is_plain_training_where_theory_says_so(name: str, tmp_path: Pa
     at_site = FedAvg.model_at_site(built(name), server.state, kept["a"] if name != "ditto" else {}, server.counts["a"])
     apart = max(float((at_site[n] - plain[n]).abs().max()) for n in GROUPS)
     if name in NOT_PLAIN:
-        assert apart > 1e-5
+        assert apart > 1e-4
     elif name in ROUNDED:
-        assert apart < 1e-6
+        assert apart < 1e-4
     else:
         assert apart == 0
 

@@ -279,7 +279,7 @@ def rounds_to(strategy: Any, target: float, seed: int, emd: float, limit: int, *
 def test_scaffold_needs_fewer_rounds_than_federated_averaging() -> None:
     """39 local steps at the same rate, one class a site."""
     corrected, averaged = (
-        rounds_to(strategy, 0.85, 0, 1.8, 34, lr=0.05, passes=3) for strategy in (Scaffold(GROUPS), FedAvg(GROUPS))
+        rounds_to(strategy, 0.7, 0, 1.8, 34, lr=0.05, passes=3) for strategy in (Scaffold(GROUPS), FedAvg(GROUPS))
     )
     assert corrected < 0.8 * averaged, (corrected, averaged)
 

@@ -26,6 +26,8 @@ from hilum.training.loop import LocalTrainer
 from hilum.training.state import fingerprint
 from hospitals import STUDY, Outcome, hilum, json_of, write_hospital, write_study
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 SHARED = "federation.shared={database: folder, root: public, share: 0.2, portion: 0.5}"
 KEY = ModelKey(0, "federated", "federated")
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 import hospitals
 from fakes import tiny_model
@@ -18,6 +19,7 @@ from hilum.models.backbones.residual import ResidualTrunk
 from hilum.models.initialization.transfusion import prefix
 from hilum.randomness import torch_generator
 from hilum.study.arms import initial_model, new_model
+from hilum.study.donors import check_donor
 from hilum.study.hospitals import cache_of, load_sites
 from hilum.study.run import run_study
 from hilum.study.spec import load_study
@@ -229,3 +231,19 @@ def test_a_donor_of_which_nothing_is_told_is_unknown(
     run = trained(donors, "unknown", *begun_with(Path(copy), "split.seed=1"))
     assert capsys.readouterr().err.count("whether it has seen patients whom this study tests is not known") == 1
     assert hospitals.json_of(run / "run.json")["donor"] == "unknown"
+
+
+def test_a_donor_of_an_arm_with_a_shared_set_is_unknown(
+    donors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(donors / "donor", tmp_path / "donor")
+    kept = tmp_path / "donor/study.yaml"
+    content = yaml.safe_load(kept.read_text())
+    content["federation"]["shared"] = {"database": "folder", "root": str(donors / "east")}
+    kept.write_text(yaml.safe_dump(content))
+    sites = load_sites(load_study(donors / "study.yaml"), tmp_path / "cache")
+    for arm, model, known in (("federated", "federated", "unknown"), ("local", "south", "checked")):
+        donor = tmp_path / f"donor/models/seed_0/{arm}/{model}/model.safetensors"
+        begun = load_study(donors / "study.yaml", begun_with(donor))
+        assert check_donor(begun, sites) == known
+        assert capsys.readouterr().err.count("no run tells all that") == (known == "unknown")

@@ -21,6 +21,8 @@ from hilum.sites.site import Site
 from hilum.study.hospitals import load_sites
 from hilum.study.spec import load_study
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 
 def hashes(films: list[Image.Image], size: int = 128) -> np.ndarray:
     """Return the hashes of images as a site with squares of ``size`` computes them."""

@@ -137,7 +137,7 @@ def test_says_what_models_adjust_to_and_of_whom_their_donor_is(tmp_path: Path, a
     run = write_fake_run(tmp_path)
     assert "evaluation.adjust" not in render(read_run(run))
     change(run, "run.json", lambda c: c.update(adjust=adjust, donor="unknown"))
-    assert any(line.startswith("The first weights are of a donor in no run") for line in answer_of(run).missing)
+    assert any(line.startswith("No run tells all that the donor") for line in answer_of(run).missing)
     assert f"only tested, by models {'that' if adjust == 'sites' else 'with'} {said}" in render(read_run(run))
 
 

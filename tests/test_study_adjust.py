@@ -18,6 +18,8 @@ from hilum.study.run import _tell_unadjusted, run_study
 from hilum.study.spec import load_study
 from hilum.training.state import load_state, save_state
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 SHORT = ("seeds=[0]", "evaluation.gallery=0")
 FINDINGS = list(hospitals.FINDINGS)
 

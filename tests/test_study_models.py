@@ -19,6 +19,8 @@ from hilum.study.localizer import build_localizer
 from hilum.study.spec import load_study
 from hilum.training.state import load_state
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 WITH_MONAI = ("densenet121", "resnet", "conta")
 LOCALIZER = "saliency" if find_spec("monai") is None else "grad_cam"
 SHORT = ("arms=[federated]", "seeds=[0]", "training.rounds=1", "training.updates=1")

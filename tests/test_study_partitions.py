@@ -11,6 +11,8 @@ import hospitals
 from hilum.errors import StudyError
 from hilum.study.spec import parse_study
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 ONE_MODEL = ("--set", "seeds=[0]", "--set", "arms=[pooled]")
 
 

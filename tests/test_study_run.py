@@ -31,6 +31,8 @@ from hilum.study.spec import dump_study, load_study, parse_study
 from hilum.training.inference import Inferred
 from hilum.training.losses.masked_bce import MaskedBCE
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 REFERENCE = (Path(__file__).parents[1] / "docs/reference/run-directory.md").read_text(encoding="utf-8")
 FINDINGS = list(hospitals.FINDINGS)
 MODELS = ("local/north", "local/south", "pooled/pooled", "federated/federated")

@@ -104,10 +104,10 @@ def interval(values: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def mean_of_known(values: Floats, axis: int) -> Floats:
-    """Return the mean over an axis of the values that are not NaN; NaN where all are."""
+def mean_of_known(values: Floats, axis: int | None = None) -> Floats:
+    """Return the mean over an axis, or over all, of the values that are not NaN; NaN where none is."""
     known = ~np.isnan(values)
-    if known.all():
+    if known.size and known.all():
         return np.asarray(values.mean(axis=axis))
     count = known.sum(axis=axis)
     total = np.where(known, values, 0).sum(axis=axis)

@@ -20,13 +20,14 @@ from hilum.evaluation.bootstrap import (
     few_patients,
     interval,
     macro,
+    mean_of_known,
     patients_of,
     resample,
 )
 from hilum.evaluation.comparison import Difference, difference_of
 from hilum.evaluation.controls import centre_prior_control, gaussian_prior_control, random_map_control
 from hilum.evaluation.detection import DETECTION_FIGURES, detection_statistic
-from hilum.evaluation.maps import ACCURACIES, THRESHOLD, Boxes, Floats, mean_known, measure
+from hilum.evaluation.maps import ACCURACIES, THRESHOLD, Boxes, Floats, measure
 from hilum.evaluation.rodeo import RODEO_FIGURES, rodeo_counts
 from hilum.localization.components import Detections, Threshold
 
@@ -290,7 +291,7 @@ def _tabulate(
             low = np.nan if beyond is None else interval(beyond.resamples[:, c], level)[0]
             table[finding][name] = replace(one, excess_low=low)
         taken = part.averaged
-        means = np.array([mean_known(column) for column in controls[taken].T])
+        means = mean_of_known(controls[taken], axis=0)
         n, findings = int(counts[k, taken].sum()), int(taken.sum())
         low = np.nan if beyond is None else interval(macro(beyond).resamples[:, 0], level)[0]
         table[MACRO][name] = replace(_estimate(macro(part), n, means, findings, level), excess_low=low)
@@ -315,7 +316,7 @@ def measure_controls(
 
 
 def _mean(control: Mapping[str, ArrayLike], name: str) -> float:
-    return mean_known(np.atleast_1d(np.asarray(control.get(name, np.nan), dtype=np.float64)))
+    return float(mean_of_known(np.asarray(control.get(name, np.nan), dtype=np.float64)))
 
 
 def _highest(beside: Mapping[str, Controls], names: Sequence[str], boxes: Mapping[str, Boxes]) -> Floats:

@@ -132,12 +132,6 @@ def measure(
     }
 
 
-def mean_known(values: Floats) -> float:
-    """Return the mean of the values that are not NaN; NaN where all are."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
-
-
 def check_maps(maps: ArrayLike, boxes: Boxes) -> tuple[Floats, list[Floats]]:
     """Return maps (N, H, W) and checked boxes; raises ``DataError``."""
     m, b = np.asarray(maps, dtype=np.float64), check_boxes(boxes)

@@ -133,7 +133,7 @@ def _missing(run: RunDirectory, rows: list[Row]) -> list[str]:
     if not any(site.outside for site in run.sites):
         said.append("No outside site: this run does not say how the model does at a hospital that it never met.")
     if facts.donor == "unknown":
-        said.append("The first weights are of a donor in no run: whether it has seen test patients is not known.")
+        said.append("No run tells all that the donor of the first weights has seen: test patients may be among it.")
     if run.evaluation is None:
         said.append(
             "Not evaluated: 'hilum evaluate' adds the tail, more controls, p values corrected for the number of "

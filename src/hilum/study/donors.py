@@ -45,7 +45,7 @@ class Seen:
 def check_donor(study: Study, sites: Sequence[Site]) -> Literal["checked", "unknown"] | None:
     """Refuse a donor that was trained or validated on patients whom the study tests (``StudyError``).
 
-    So is one whose own donor was. 'unknown', which is told: where it lies in no run that has kept its splits. None: the
+    So is one whose own donor was. 'unknown', which is told: where no run has kept all that it was trained on. None: the
     study has no donor.
     """
     donor, visited = _donor_of(study), set[str]()
@@ -57,7 +57,7 @@ def check_donor(study: Study, sites: Sequence[Site]) -> Literal["checked", "unkn
             theirs, seen = _seen_by(Path(donor))
         except (HilumError, OSError, ValueError, KeyError):
             print(
-                f"hilum: {donor} lies in no run that tells what it was trained on; whether it has seen patients whom "
+                f"hilum: no run tells all that {donor} was trained on; whether it has seen patients whom "
                 "this study tests is not known.",
                 file=sys.stderr,
             )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.evaluation.agreement import other_findings, rank_correlation
-from hilum.evaluation.bootstrap import MACRO
+from hilum.evaluation.bootstrap import MACRO, mean_of_known
 from hilum.evaluation.controls import average_box_prior, gaussian_prior, random_maps
 from hilum.evaluation.detection import DETECTION_FIGURES, detection_statistic
 from hilum.evaluation.localization import (
@@ -23,7 +23,7 @@ from hilum.evaluation.localization import (
     measure_controls,
     measure_findings,
 )
-from hilum.evaluation.maps import Boxes, mean_known
+from hilum.evaluation.maps import Boxes
 from hilum.evaluation.rodeo import RODEO_FIGURES, rodeo_counts
 from hilum.localization.components import Detections, Threshold, detect
 from hilum.randomness import numpy_generator
@@ -92,7 +92,7 @@ class Localization:
         maps = self._chosen(boxed, shuffled).astype(np.float64)
         names, values = measure_findings(maps, boxed.boxes, {f: tuned[f].threshold for f in boxed.boxes})
         return {
-            f: {name: mean_known(values[:, :, k, c].ravel()) for k, name in enumerate(names)}
+            f: {name: float(mean_of_known(values[:, :, k, c])) for k, name in enumerate(names)}
             for c, f in enumerate(boxed.boxes)
         }
 
@@ -181,7 +181,9 @@ def _ranked_means(
     means = {}
     for c, finding in enumerate(found.boxes):
         figures = [_figures(one, found.boxes[finding], known[:, c]) for one in detections[finding]]
-        means[finding] = {name: mean_known(np.array([one[name] for one in figures])) for name in DETECTION_FIGURES}
+        means[finding] = {
+            name: float(mean_of_known(np.array([one[name] for one in figures]))) for name in DETECTION_FIGURES
+        }
     return means
 
 
@@ -189,7 +191,7 @@ def _rodeo_means(predicted: Sequence[Mapping[str, Boxes]], boxes: Mapping[str, B
     """Return the figures of each finding and, under ``'macro'``, of all boxes at once."""
     values = np.stack([rodeo_counts(one, boxes).figures()[0] for one in predicted])
     return {
-        name: {figure: mean_known(values[:, k, c]) for k, figure in enumerate(RODEO_FIGURES)}
+        name: {figure: float(mean_of_known(values[:, k, c])) for k, figure in enumerate(RODEO_FIGURES)}
         for c, name in enumerate((*boxes, MACRO))
     }
 
@@ -208,7 +210,7 @@ def _records(table: Mapping[str, Mapping[str, Any]], shuffled: Means) -> Iterato
                 continue
             names = [finding] if finding != MACRO or MACRO in shuffled else _averaged(table, metric)
             known = [shuffled[name][metric] for name in names if metric in shuffled.get(name, {})]
-            blind = mean_known(np.array(known)) if known else float("nan")
+            blind = float(mean_of_known(np.array(known)))
             yield {"finding": finding, "metric": metric, **asdict(estimate), "shuffled": blind}
 
 
