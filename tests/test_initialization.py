@@ -6,16 +6,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from sklearn.metrics import roc_auc_score
 
 import hospitals
 from fakes import tiny_model
 from hilum.errors import StudyError
+from hilum.evaluation.similarity import linear_cka
 from hilum.models import BACKBONES, INITIALIZATIONS
 from hilum.models.backbones.residual import ResidualTrunk
+from hilum.models.classifier import LocalizingClassifier, build_model
 from hilum.models.initialization.transfusion import prefix
 from hilum.randomness import torch_generator
 from hilum.study.arms import initial_model, new_model
@@ -23,6 +27,7 @@ from hilum.study.donors import check_donor
 from hilum.study.hospitals import cache_of, load_sites
 from hilum.study.run import run_study
 from hilum.study.spec import load_study
+from hilum.training.losses.masked_bce import masked_bce
 from hilum.training.state import copy_state, load_state, save_state
 
 
@@ -247,3 +252,62 @@ def test_a_donor_of_an_arm_with_a_shared_set_is_unknown(
         begun = load_study(donors / "study.yaml", begun_with(donor))
         assert check_donor(begun, sites) == known
         assert capsys.readouterr().err.count("no run tells all that") == (known == "unknown")
+
+
+SIDE = 32
+Y, X = np.mgrid[:7, :7] - 3
+FIRST = (np.hypot(Y, X) <= 3, abs(np.hypot(Y, X) - 2.7) < 0.7, (Y == 0) | (X == 0), abs(Y) <= 1, abs(X - Y) <= 1)
+SECOND = (np.maximum(abs(Y), abs(X)) == 3, (X == Y) | (X == -Y), abs(X) <= 1)
+
+
+def films(count: int, seed: int, findings: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise on coarse clouds; each finding is a bright shape of its own, somewhere, in two films of five."""
+    rng = np.random.default_rng(seed)
+    clouds = np.kron(rng.normal(0.4, 0.12, (count, 5, 5)), np.ones((7, 7)))[:, :SIDE, :SIDE]
+    images = (clouds + rng.normal(0, 0.1, clouds.shape)).astype(np.float32)
+    labels = rng.random((count, len(findings))) < 0.4
+    for k, c in np.argwhere(labels):
+        row, column = rng.integers(0, SIDE - 7, 2)
+        images[k, row : row + 7, column : column + 7] += 0.25 * findings[c]
+    return torch.from_numpy(images)[:, None].clamp(0, 1), torch.from_numpy(labels).float()
+
+
+def classifier(findings: tuple[Any, ...], seed: int) -> LocalizingClassifier:
+    backbone = {"name": "cbr", "widths": (16, 32, 64), "kernel": 5, "output_stride": 8}
+    return build_model(backbone, {"name": "log_sum_exp"}, len(findings), seed)
+
+
+def learn(model: LocalizingClassifier, images: torch.Tensor, labels: torch.Tensor, updates: int, seed: int) -> None:
+    rng, optimizer = np.random.default_rng(seed), torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(updates):
+        rows = rng.choice(len(images), 16, replace=False)
+        loss = masked_bce(model(images[rows]).logits, labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_donor_lends_counts_less_with_more_images_and_deep_layers_change_most(seed: int) -> None:
+    """Card 8's experiment: learnt on five shapes, then fine-tuned on three others with 50 and with 2,000 images."""
+    learn(donor := classifier(FIRST, 100 + seed), *films(3000, 1000 + seed, FIRST), 600, seed)
+    images, labels = films(1000, 2000 + seed, SECOND)
+    gaps = []
+    for count in (50, 2000):
+        told = []
+        for name in ("none", "transfusion"):
+            model = classifier(SECOND, seed)
+            if name != "none":
+                start(name, model.backbone, donor.backbone.state_dict())  # type: ignore[arg-type]
+            learn(model, *films(count, 3000 + seed, SECOND), 300, seed)
+            with torch.no_grad():
+                told.append(roc_auc_score(labels.numpy(), model(images).logits.numpy()))
+        with torch.no_grad():
+            stages = zip(donor.backbone.pyramid(images[:200]), model.backbone.pyramid(images[:200]), strict=True)
+        alike = [linear_cka(*(stage.mean((2, 3)).numpy() for stage in pair)) for pair in stages]
+        assert alike == sorted(alike, reverse=True), alike
+        gaps.append(told[1] - told[0])
+    assert gaps[0] > 0.04, gaps
+    assert gaps[1] < gaps[0] / 2, gaps
