@@ -25,10 +25,12 @@ from hilum.federation.topology.ring import Ring
 from hilum.federation.topology.star import Star
 from hilum.localization.localizers.masks import Masks
 from hilum.models.classifier import LocalizingClassifier, build_model
-from hilum.models.neck.conta import LEAST, Conta
+from hilum.models.neck.conta import Conta
 from hilum.models.shuffle import shuffle_weights
+from hilum.models.taxonomy import Taxonomy
 from hilum.study.arms import require_effect
-from hilum.study.spec import parse_study
+from hilum.study.run import run_study
+from hilum.study.spec import load_study, parse_study
 from hilum.training import loop
 from hilum.training.optimizers import OptimizerPlan
 from hilum.training.state import State, copy_state
@@ -67,7 +69,7 @@ def test_confounders_of_sites_are_those_of_all_their_images() -> None:
         server.counts,
     ).mean.value(server.state)
     together = fitted(a, b)
-    assert together["neck.mask_counts"][0] >= 2 * LEAST
+    assert together["neck.mask_counts"][0] >= 2 * Conta.least
     for state in (mean, together):
         assert bool((state["neck.mask_sums"][0] > 0).all())
     torch.testing.assert_close(confounders(mean), confounders(together), rtol=1e-6, atol=1e-6)
@@ -81,7 +83,7 @@ TURNS = {"ring": (FedAvg, Ring()), "ciil": (CIIL, Star()), "iil": (IIL, Star())}
 def test_sites_that_take_turns_add_their_sums_up(name: str, iterations: int, tmp_path: Path) -> None:
     """The weights stand still, and the statistics of the neck hardly move: the order of the visits says little."""
     still = {"optimizer": OptimizerPlan(lr=1e-12), "freeze_norm": True, "rounds": ROUNDS}
-    sites = site("a", 1), site("b", 2, train=50), fake_site("c", train=LEAST - 1, size=32)
+    sites = site("a", 1), site("b", 2, train=50), fake_site("c", train=Conta.least - 1, size=32)
     for one in sites:
         one.targets[one.indices("val")] = np.nan  # no early stop
     strategy, topology = TURNS[name]
@@ -104,9 +106,9 @@ def confounders(state: State) -> Tensor:
 def test_no_sum_of_few_patients_leaves_a_site() -> None:
     few = fake_site("a", train=40, size=32)
     few.targets[:40] = [0, 0]
-    few.targets[: LEAST - 1, 0] = 1
-    few.targets[:LEAST, 1] = 1
-    assert fitted(few)["neck.mask_counts"].tolist() == [0, LEAST]
+    few.targets[: Conta.least - 1, 0] = 1
+    few.targets[: Conta.least, 1] = 1
+    assert fitted(few)["neck.mask_counts"].tolist() == [0, Conta.least]
     one = replace(few, of_patients=np.repeat(np.arange(22), 2))
     assert fitted(one)["neck.mask_counts"].tolist() == [0, 0]
 
@@ -192,6 +194,26 @@ def test_masks_may_be_the_maps_of_a_study_of_conta_alone() -> None:
     with pytest.raises(StudyError, match=r"expected a model\.neck that segments, such as conta, .* found none"):
         parse_study(content, "study.yaml")
     parse_study(content | {"model": {"neck": "conta"}}, "study.yaml")
+
+
+def test_with_a_taxonomy_an_image_is_asked_by_the_masks_that_are_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """X and c_i are of one kind: masks of findings, not of findings given their parents."""
+    model = build()
+    model.taxonomy, asked = Taxonomy(["Mass", "Nodule/Mass"]), []
+    neck = model.neck
+    assert isinstance(neck, Conta)
+    context = neck.context
+    monkeypatch.setattr(neck, "context", lambda masks: (asked.append(masks), context(masks))[1])
+    masks = model.eval()(torch.rand(2, 1, 32, 32)).masks
+    assert masks is not None
+    assert bool((masks[:, 0] < masks[:, 1]).all())
+    torch.testing.assert_close(asked[0], masks.detach())
+
+
+def test_a_study_with_too_few_patients_for_any_confounder_is_refused(tiny_study: Path, tmp_path: Path) -> None:
+    study = load_study(tiny_study, ["model.neck={name: conta, width: 4}", "arms=[pooled, federated]", "seeds=[0]"])
+    with pytest.raises(StudyError, match=r"Expected 10 training patients .*; in pooled, federated the most are 8\."):
+        run_study(study, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("rounds", "iterations"), [(1, 3), (20, 1)])

@@ -16,7 +16,7 @@ from fakes import fake_site, fake_trainer
 from hilum.models import NECKS
 from hilum.models.classifier import LocalizingClassifier, build_model
 from hilum.models.neck.base import Neck
-from hilum.models.neck.cross_scale_graph import CrossScaleGraph
+from hilum.models.neck.cross_scale_graph import CrossScaleGraph, _places
 from hilum.models.neck.triple_attention import ChannelAttention, ElementAttention, ScaleAttention, TripleAttention
 from hilum.training.state import copy_state
 
@@ -246,6 +246,13 @@ def test_the_graph_is_its_formula() -> None:
             message = (edges * torch.stack([v_coarse[nearest], v_fine[mirrored]])).sum(0)
             expected[0, :, row, column] += neck.out(message.view(1, -1, 1, 1)).flatten()
     torch.testing.assert_close(neck(fine), expected)
+
+
+def test_a_coarse_cell_lies_where_its_fine_cells_lie_also_at_odd_sides() -> None:
+    fine = torch.stack(torch.meshgrid(*((torch.arange(n) + 0.5) / n for n in (5, 7)), indexing="ij"))[None]
+    coarse = nn.functional.avg_pool2d(fine, 2, ceil_mode=True)
+    expected = torch.stack([coarse[0, 1].flatten(), coarse[0, 0].flatten(), torch.ones(12)], 1)
+    torch.testing.assert_close(_places(coarse, fine), expected)
 
 
 def test_one_scale_asks_other_cells_of_the_same_map() -> None:

@@ -136,6 +136,34 @@ def test_noisy_or_keeps_small_probabilities_apart_from_rounding(value: float) ->
     assert pool("noisy_or", torch.full((1, 1, 7, 7), value))[0].item() == pytest.approx(logit, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("values", "floor", "logit"),
+    [
+        ([20.0], 0.0, 20.0),
+        ([100.0] * 35, 0.0, 3500.0),
+        ([20.0] * 5 + [-90.0] * 30, 0.0, 100.0),
+        ([-100.0] * 35, 0.98, math.log(35 * 0.02) - 100),
+        ([-100.0] * 35, 0.0, math.log(35) - 100),
+    ],
+)
+def test_noisy_or_is_its_formula_where_float32_has_no_probability(
+    values: list[float], floor: float, logit: float
+) -> None:
+    cells = torch.tensor(values).view(1, 1, -1, 1).requires_grad_()
+    found = pool("noisy_or", cells, floor=floor)[0]
+    assert found.item() == pytest.approx(logit, rel=1e-5)
+    assert bool(torch.autograd.grad(found.sum(), cells)[0].isfinite().all())
+
+
+def test_noisy_or_unlearns_a_cell_that_is_surely_wrong() -> None:
+    cells = torch.full((1, 1, 5, 7), -5.0)
+    cells[0, 0, 0, 0] = 20.0
+    cells.requires_grad_()
+    loss = torch.nn.functional.softplus(pool("noisy_or", cells, floor=0.0)[0]).sum()
+    (gradient,) = torch.autograd.grad(loss, cells)
+    assert gradient[0, 0, 0, 0].item() == pytest.approx(1.0, abs=1e-4)
+
+
 @pytest.mark.parametrize("name", POOLINGS)
 @pytest.mark.parametrize(("value", "label"), [(-30.0, 1.0), (30.0, 0.0)])
 def test_an_image_that_is_surely_wrong_still_teaches(name: str, value: float, label: float) -> None:

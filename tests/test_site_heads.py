@@ -16,6 +16,7 @@ from hilum.federation.messages import LabelCounts, ServerState
 from hilum.federation.strategies.fedavg import HEADS_OF, FedAvg
 from hilum.models.pooling.top_k import TopKPooling
 from hilum.models.site_heads import SHRINKAGE, FeatureMoments, SiteHeads, pack_heads
+from hilum.models.taxonomy import Taxonomy
 from hilum.training.state import State
 
 GROUPS = tiny_model().state_groups()
@@ -42,7 +43,7 @@ def test_moments_of_parts_make_the_discriminant_of_all_images() -> None:
     oracle.coef_ = np.linalg.solve(shrunk, oracle.means_.T).T
     oracle.intercept_ = -0.5 * (oracle.coef_ * oracle.means_).sum(1)
     heads = SiteHeads(pack_heads(moments, dict.fromkeys("abc", torch.tensor([True])), {name: {} for name in "abc"}))
-    shares = heads.shares(torch.cat(clouds))[:, :, 0].numpy()
+    shares = heads.log_shares(torch.cat(clouds)).exp()[:, :, 0].numpy()
     np.testing.assert_allclose(shares, oracle.predict_proba(rows), atol=1e-4)
 
 
@@ -74,9 +75,42 @@ def test_an_image_meets_the_rows_of_the_hospital_that_it_looks_like() -> None:
         torch.testing.assert_close(maps, heat, atol=1e-3, rtol=0)
 
 
+def test_under_a_taxonomy_it_is_the_mixture_of_what_the_hospitals_say_of_each_finding() -> None:
+    """Of images and of cells; where other hospitals speak of the child, it stays below its parent."""
+    taxonomy = Taxonomy(["Nodule", "Nodule/Mass"])
+    for own in ([True, True], [False, True]):
+        heads, rows = heads_of({"far": [True, True], "near": own})
+        head, pooling = torch.nn.Conv2d(3, 2, 1), TopKPooling(3, 2, 0.5)
+        features = torch.cat([cloud(mean, 4, 7) for mean in (2.0, 3.0, 4.0)]).expand(-1, -1, 4, 4)
+        logits, maps = heads(features, head, pooling, taxonomy)
+        answer, joint = taxonomy.unconditional(logits).sigmoid(), taxonomy.joint(maps)
+        told, heat = [], []
+        for name in sorted(rows):
+            cells = torch.nn.functional.conv2d(features, *(rows[name][f"head.{n}"] for n in ("weight", "bias")))
+            one, cell = pooling(cells, features)
+            told.append(taxonomy.unconditional(one).sigmoid())
+            heat.append(taxonomy.joint(cell))
+        shares = heads.log_shares(features).exp()
+        expected = (shares * torch.stack(told, 1)).sum(1)
+        assert bool((answer[:, 0] <= answer[:, 1]).all())
+        columns = slice(0 if own[0] else 1, 2)
+        torch.testing.assert_close(answer[:, columns], expected[:, columns])
+        everywhere = (shares[..., None, None] * torch.stack(heat, 1)).sum(1)
+        torch.testing.assert_close(joint[:, columns], everywhere[:, columns])
+
+
+def test_a_row_that_stands_alone_is_not_cut_at_any_logit() -> None:
+    heads, rows = heads_of({"near": [True, True], "far": [True, True]}, home="near")
+    features, pooling = 1e3 * cloud(0.0, 5, 7).expand(-1, -1, 4, 4), TopKPooling(3, 2, 0.5)
+    logits, _ = heads(features, torch.nn.Conv2d(3, 2, 1), pooling)
+    cells = torch.nn.functional.conv2d(features, rows["near"]["head.weight"], rows["near"]["head.bias"])
+    assert logits.abs().max() > 1000
+    torch.testing.assert_close(logits, pooling(cells, features)[0])
+
+
 def test_only_hospitals_with_a_row_of_their_own_speak_of_a_finding() -> None:
     heads, _ = heads_of({"near": [True, True], "far": [True, False]})
-    shares = heads.shares(cloud(6.0, 9, 3))  # sites in the order of their names: far, near
+    shares = heads.log_shares(cloud(6.0, 9, 3)).exp()  # sites in the order of their names: far, near
     torch.testing.assert_close(shares.sum(1), torch.ones(9, 2))
     assert (shares[:, 0, 0] > 0.9).all()
     assert (shares[:, 1, 1] == 1).all()
@@ -84,7 +118,7 @@ def test_only_hospitals_with_a_row_of_their_own_speak_of_a_finding() -> None:
 
 def test_at_home_the_own_rows_stand_alone_and_the_others_speak_of_the_rest() -> None:
     heads, _ = heads_of({"near": [True, True], "far": [True, False]}, home="far")
-    shares = heads.shares(cloud(0.0, 9, 3))
+    shares = heads.log_shares(cloud(0.0, 9, 3)).exp()
     assert (shares[:, 0, 0] == 1).all()
     assert (shares[:, 1, 1] == 1).all()
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import hospitals
 from hilum.models import BACKBONES, NECKS, POOLINGS
-from hilum.models.neck import conta
+from hilum.models.neck.conta import Conta
 from hilum.study.arms import new_model
 from hilum.study.localizer import build_localizer
 from hilum.study.spec import load_study
@@ -54,7 +54,7 @@ def test_conta_trains_under_every_kind_of_strategy_and_makes_maps(
     tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("monai")
-    monkeypatch.setattr(conta, "LEAST", 1)
+    monkeypatch.setattr(Conta, "least", 1)
     kinds = ("scaffold", "fedadam", "fednova", "fedrep", "ditto", "ciil", "surgical")
     others = ", ".join(f"{name}: {{strategy: {name}}}" for name in kinds)
     outcome = study_with(

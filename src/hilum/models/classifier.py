@@ -56,7 +56,7 @@ class LocalizingClassifier(nn.Module):
     def forward(self, x: Tensor) -> Prediction:
         """Return the prediction of images (B, 1, H, W) in [0, 1]."""
         features, masks = self._look(x)
-        return replace(self.read(features), masks=None if masks is None else self._joint(masks))
+        return replace(self.read(features), masks=masks)
 
     def answers(self, logits: Tensor) -> Tensor:
         """Return the logits (B, C) of the findings from those that ``forward`` returns and a loss takes."""
@@ -69,7 +69,7 @@ class LocalizingClassifier(nn.Module):
     def _look(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         pyramid = self.backbone.pyramid(x)[-self.neck.maps :]
         with torch.autocast(x.device.type, enabled=False):
-            return self.neck.look(*(features.float() for features in pyramid))
+            return self.neck.look(self._joint, *(features.float() for features in pyramid))
 
     def read(self, features: Tensor) -> Prediction:
         """Return the prediction of what ``features`` returned."""
@@ -77,7 +77,7 @@ class LocalizingClassifier(nn.Module):
             if self.site_heads is None:
                 logits, maps = self.pooling(self.head(features), features)
             else:
-                logits, maps = self.site_heads(features, self.head, self.pooling)
+                logits, maps = self.site_heads(features, self.head, self.pooling, self.taxonomy)
             return Prediction(logits, self.backbone.fold(self._joint(maps)).clamp(max=1))
 
     def _joint(self, maps: Tensor) -> Tensor:

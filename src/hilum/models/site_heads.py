@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from hilum.models.pooling.base import Pooling
+from hilum.models.taxonomy import Taxonomy
 
 SHRINKAGE = 0.1
 GATE = ("gate.weight", "gate.bias")
@@ -65,10 +67,11 @@ class SiteHeads(nn.Module):
     """Mixture of the hospitals' heads for an image of unknown origin.
 
     P(y_c | x) = Σ_k P(k | x) σ(s_kc(x)) over the hospitals k that have a row of their own for finding c; P(k | x) is
-    the posterior of ``gate_of``. Of a finding of which none has its own row, all hold the same one. ``tensors``: of
-    ``pack_heads``. ``home``: the hospital that the images come from; its own rows stand alone. ``at_home``: which
-    rows are its own, as 'own' (C,), and its model, for a home that is not among ``tensors`` since it had left before
-    the last round. Raises ``KeyError`` for an absent tensor.
+    the posterior of ``gate_of``. With a taxonomy s_kc is that of the finding itself, and of c given its parent a
+    hospital says as much as P(k | x) times what it says of the parent. Of a finding of which none has its own row, all
+    hold the same one. ``tensors``: of ``pack_heads``. ``home``: the hospital that the images come from; its own rows
+    stand alone. ``at_home``: which rows are its own, as 'own' (C,), and its model, for a home that is not among
+    ``tensors`` since it had left before the last round. Raises ``KeyError`` for an absent tensor.
     """
 
     def __init__(
@@ -89,23 +92,31 @@ class SiteHeads(nn.Module):
             own = torch.where(own[sites.index(home)], here, own)
         self.speaks = own | ~own.any(0)
 
-    def forward(self, features: Tensor, head: nn.Module, pooling: Pooling) -> tuple[Tensor, Tensor]:
-        """Return logits (B, C) and maps (B, C, h, w) of features (B, D, h, w)."""
-        shares = self.shares(features)
-        probabilities, maps = features.new_zeros(()), features.new_zeros(())
-        for k, rows in enumerate(self.rows):
+    def forward(
+        self, features: Tensor, head: nn.Module, pooling: Pooling, taxonomy: Taxonomy | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (B, C) and maps (B, C, h, w) of features (B, D, h, w), with a taxonomy given the parents."""
+        said = []
+        for rows in self.rows:
             placed = {name: tensor.to(features.device) for name, tensor in rows.items()}
             cells = functional_call(head, _part(placed, "head."), (features,))
-            logits, heat = functional_call(pooling, _part(placed, "pooling."), (cells, features))
-            probabilities = probabilities + shares[:, k] * logits.sigmoid()
-            maps = maps + shares[:, k, :, None, None] * heat
-        return torch.logit(probabilities, eps=1e-6), maps
+            said.append(functional_call(pooling, _part(placed, "pooling."), (cells, features)))
+        logits, maps = (torch.stack(parts, 1) for parts in zip(*said, strict=True))
+        of_image = self.log_shares(features)
+        of_cell = of_image[..., None, None]
+        if taxonomy is not None:
+            seen = F.logsigmoid(taxonomy.unconditional(logits.flatten(0, 1)))
+            of_image = of_image + taxonomy.of_parents(seen, 0.0).view_as(logits)
+            seen = taxonomy.joint(maps.flatten(0, 1)).clamp(min=1e-30).log()
+            of_cell = of_cell + taxonomy.of_parents(seen, 0.0).view_as(maps)
+        there, absent = (of_image + F.logsigmoid(x) for x in (logits, -logits))
+        return there.logsumexp(1) - absent.logsumexp(1), (of_cell.softmax(1) * maps).sum(1)
 
-    def shares(self, features: Tensor) -> Tensor:
-        """Return P(k | x) among the hospitals that speak of finding c: (B, K, C)."""
+    def log_shares(self, features: Tensor) -> Tensor:
+        """Return log P(k | x) among the hospitals that speak of finding c, −∞ for the others: (B, K, C)."""
         weight, bias = (tensor.to(features.device) for tensor in self.gate)
         scores = features.mean((2, 3)) @ weight.T + bias
-        return torch.where(self.speaks.to(features.device), scores[:, :, None], -torch.inf).softmax(1)
+        return torch.where(self.speaks.to(features.device), scores[:, :, None], -torch.inf).log_softmax(1)
 
 
 def _part(rows: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -37,6 +37,12 @@ class Taxonomy:
         """Return P(m) from P(m | parent), both (B, C, …) in [0, 1]: of cells, as of images."""
         return self._down(probabilities, torch.mul)
 
+    def of_parents(self, values: Tensor, root: float) -> Tensor:
+        """Return the values (B, C, …) of every finding's parent; ``root`` for a finding without one."""
+        parents = self.parents.to(values.device)
+        child = (parents >= 0).view(-1, *[1] * (values.ndim - 2))
+        return torch.where(child, values[:, parents.clamp(min=0)], root)
+
     def _down(self, values: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Combine every child's values with its parent's, from the top down."""
         parents = self.parents.to(values.device)

@@ -31,6 +31,7 @@ from hilum.models.classifier import LocalizingClassifier, build_model
 from hilum.models.site_heads import SiteHeads
 from hilum.models.taxonomy import Taxonomy
 from hilum.randomness import derive_seed, torch_generator
+from hilum.sites.examples import Examples
 from hilum.sites.site import Site
 from hilum.study.approval import approval
 from hilum.study.directory import ModelKey, RunDirectory
@@ -103,6 +104,22 @@ def require_effect(study: Study) -> None:
         raise StudyError(
             f"Expected a round in which model.neck {study.model.neck.name} counts what surrounds a finding; its "
             f"iterations and training.rounds {rounds} give none. Give 2 or more of both."
+        )
+
+
+def require_confounders(study: Study, sites: Sequence[Site]) -> None:
+    """Refuse a neck that sums up what surrounds findings where too few patients show any (``StudyError``)."""
+    neck = initial_model(study, study.seeds[0]).neck
+    if not neck.sums:
+        return
+    shown = np.stack([Examples.of([site], "train").patients().sum(0) for site in sites])
+    most = {arm: int((shown.sum(0) if arm == "pooled" else shown).max()) for arm in study.arms}
+    idle = [arm for arm, patients in most.items() if patients < neck.least]
+    if idle:
+        raise StudyError(
+            f"Expected {neck.least} training patients of one hospital who show a finding, for model.neck "
+            f"{study.model.neck.name} to learn what surrounds it; in {', '.join(idle)} the most are "
+            f"{max(most[arm] for arm in idle)}. Choose another neck, or findings that more patients have."
         )
 
 

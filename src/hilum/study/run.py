@@ -17,7 +17,15 @@ from hilum.allocator import keep_freed_memory
 from hilum.errors import HilumError, RunError
 from hilum.progress import progress
 from hilum.sites.site import Site
-from hilum.study.arms import choose_precision, initial_model, is_trained, model_keys, require_effect, train_model
+from hilum.study.arms import (
+    choose_precision,
+    initial_model,
+    is_trained,
+    model_keys,
+    require_confounders,
+    require_effect,
+    train_model,
+)
 from hilum.study.describe import describe_run, describe_site, images_digest
 from hilum.study.directory import ModelKey, RunDirectory, now
 from hilum.study.divergences import write_divergences
@@ -67,6 +75,8 @@ def run_study(
     training = training_sites(sites)
     check_federations(study, sorted(site.name for site in training))
     check_adjust(study, sites)
+    if not (run.root / "run.json").is_file():
+        require_confounders(study, training)
     donor = check_donor(study, sites)
     shared = load_shared(study, sites, cache_of(study), study.arms)
     precision = _describe(study, sites, shared, donor, run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -12,11 +12,13 @@ class Neck(nn.Module):
 
     ``channels``: of the maps of the trunk's ``pyramid``, of which it reads the last ``maps``. Unlike a trunk's, a
     neck's cells may see the whole image: its page says what they see. ``sums`` names buffers that are sums over
-    training images that show a finding: those of several sites add up to that of all. ``segments``: makes masks.
+    training images that show a finding: those of several sites add up to that of all. Of a finding that fewer than
+    ``least`` patients show at a site there are none. ``segments``: makes masks.
     """
 
     maps: int = 1
     sums: tuple[str, ...] = ()
+    least: int = 0
     segments: bool = False
 
     def __init__(self, channels: Sequence[int], findings: int) -> None:
@@ -26,8 +28,11 @@ class Neck(nn.Module):
         """Return features (B, D, h, w) of the trunk's last ``maps`` maps, the very last of which is (B, D, h, w)."""
         raise NotImplementedError
 
-    def look(self, *pyramid: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return what ``forward`` does, and masks (B, C, h, w) in [0, 1] where the neck segments."""
+    def look(self, joint: Callable[[Tensor], Tensor], *pyramid: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what ``forward`` does, and masks (B, C, h, w) in [0, 1] where the neck segments.
+
+        ``joint``: makes masks of findings those of findings under their parents, where the model has a taxonomy.
+        """
         return self(*pyramid), None
 
     def loss(self, maps: Tensor, masks: Tensor, targets: Tensor) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from hilum.errors import MissingExtra
 from hilum.models.neck.base import Neck
-
-LEAST = 10  # patients behind a mean mask that leaves a site
 
 
 class Conta(Neck):
@@ -28,13 +26,14 @@ class Conta(Neck):
     image's own masks; W begins at 0, as do the confounders. The rounds are cut into ``iterations`` parts: at the
     beginning of each but the first, every site that trains sums the masks of its training images up anew under the
     weights that it was sent, and all of them together are the confounders of the rounds that follow. What leaves a site
-    is a sum and a count of each finding, none of fewer than ``LEAST`` patients.
+    is a sum and a count of each finding, none of fewer than ``least`` patients.
 
     In place of the paper's random walk that widens the maps, the network's own smoothness. By design X sees the
     whole image, so a finding anywhere changes every cell a little. Raises ``ValueError``, ``MissingExtra``.
     """
 
     sums = ("mask_sums", "mask_counts")
+    least = 10  # patients behind a mean mask that leaves a site
     segments = True
     mask_sums: Tensor
     mask_counts: Tensor
@@ -76,12 +75,12 @@ class Conta(Neck):
 
     def forward(self, *pyramid: Tensor) -> Tensor:
         """Return features (B, D, h, w)."""
-        return self.look(*pyramid)[0]
+        return self.look(lambda masks: masks, *pyramid)[0]
 
-    def look(self, *pyramid: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, joint: Callable[[Tensor], Tensor], *pyramid: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, D, h, w) and masks (B, C, h, w)."""
         features = pyramid[-1]
-        masks: Tensor = self.network(features.detach()).sigmoid()
+        masks = joint(self.network(features.detach()).sigmoid())
         context = F.interpolate(self.context(masks.detach()), features.shape[2:], mode="bilinear", antialias=True)
         out: Tensor = features + self.join(torch.cat([features, context], 1))
         return out, masks
@@ -123,7 +122,7 @@ class Conta(Neck):
 
     def released(self, sums: dict[str, Tensor], patients: Tensor) -> dict[str, Tensor]:
         """Return what may leave a site of the sums over its images: nothing of a finding of few patients."""
-        enough = patients >= LEAST
+        enough = patients >= self.least
         return {
             "mask_sums": sums["mask_sums"] * enough[:, None, None],
             "mask_counts": sums["mask_counts"] * enough,

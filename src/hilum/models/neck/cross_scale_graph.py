@@ -105,8 +105,12 @@ def _gather(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def _places(features: Tensor, fine: Tensor) -> Tensor:
-    """Return column and row of each cell's centre in [0, 1], and 1 where the map is coarser than ``fine``: (h·w, 3)."""
-    height, width = features.shape[2:]
-    rows, columns = ((torch.arange(n, device=fine.device) + 0.5) / n for n in (height, width))
+    """Return column and row of each cell's centre in [0, 1], and 1 where the map is coarser than ``fine``: (h·w, 3).
+
+    The last coarse cell of an odd side is one fine cell wide.
+    """
+    step = 1 if features.shape[2:] == fine.shape[2:] else 2
+    edges = [torch.arange(0, n + step, step, device=fine.device).clamp(max=n) for n in fine.shape[2:]]
+    rows, columns = ((edge[:-1] + edge[1:]) / (2 * n) for edge, n in zip(edges, fine.shape[2:], strict=True))
     grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), 2).flatten(0, 1)
-    return F.pad(grid, (0, 1), value=float((height, width) != fine.shape[2:]))
+    return F.pad(grid, (0, 1), value=float(step == 2))

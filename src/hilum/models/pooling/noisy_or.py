@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hilum.models.pooling.base import Pooling
+
+SMALL = 1e-6  # below this P is the sum of what the cells add, within a millionth
 
 
 class NoisyOrPooling(Pooling):
@@ -22,7 +27,13 @@ class NoisyOrPooling(Pooling):
         self.floor = floor
 
     def pool(self, logits: Tensor) -> Tensor:
-        """Return the logit of P, computed in log space."""
-        scaled = (1 - self.floor) * logits.sigmoid()
-        log_none = torch.log1p(-scaled.clamp(max=1 - 1e-6)).sum(2).clamp(max=-1e-30)
-        return torch.log(-torch.expm1(log_none)) - log_none
+        """Return the logit of P, in log space: log P − log Π (1 − p_i)."""
+        low, high = logits.clamp(max=0), logits.clamp(min=0)  # p_i below and above one half
+        likely = F.logsigmoid(-high)
+        if self.floor:
+            likely = torch.logaddexp(likely, math.log(self.floor) + F.logsigmoid(high))
+        unlikely = torch.log1p((self.floor - 1) * low.sigmoid())
+        log_none = torch.where(logits < 0, unlikely, likely).sum(2)
+        first_order = (math.log(1 - self.floor) + F.logsigmoid(logits)).logsumexp(2)
+        exact = torch.log(-torch.expm1(log_none.clamp(max=-SMALL)))
+        return torch.where(log_none > -SMALL, first_order, exact) - log_none
