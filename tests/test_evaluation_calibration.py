@@ -130,3 +130,12 @@ def test_a_table_of_errors_averages_seeds_and_findings():
     assert table["macro"].value == table["Mass"].value
     assert (table["macro"].findings, table["Edema"].n) == (1, 0)
     assert np.isnan(table["Edema"].value)
+
+
+def test_a_calibration_error_of_few_patients_has_no_interval():
+    targets = np.array([0.0, 1.0, 0.0, 1.0])
+    few = evaluate_calibration(np.full((4, 1), 0.5), targets[:, None], np.arange(4), ["Mass"], resamples=100)["Mass"]
+    assert few.value == 0
+    assert np.isnan([few.low, few.high]).all()
+    more = evaluate_calibration(np.full((8, 1), 0.4), np.tile(targets, 2)[:, None], np.arange(8), ["Mass"])["Mass"]
+    assert more.low < more.value < more.high

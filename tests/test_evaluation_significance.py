@@ -4,7 +4,8 @@ import doctest
 
 import numpy as np
 import pytest
-from scipy.stats import friedmanchisquare, norm
+from scipy.stats import friedmanchisquare
+from scipy.stats import t as student
 
 from hilum.errors import DataError
 from hilum.evaluation import significance
@@ -43,8 +44,9 @@ def test_one_image_a_patient_is_delongs_covariance():
     error = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     assert pair.error == pytest.approx(error)
     assert pair.value == pytest.approx(auroc(a, t)[0] - auroc(b, t)[0])
-    assert pair.p == pytest.approx(2 * norm.sf(abs(pair.value) / error))
-    assert pair.high - pair.value == pytest.approx(1.959964 * error)
+    fewest = min(m, n) - 1
+    assert pair.p == pytest.approx(2 * student.sf(abs(pair.value) / error, fewest))
+    assert pair.high - pair.value == pytest.approx(student.ppf(0.975, fewest) * error)
 
 
 def test_images_of_one_patient_are_one_witness():
@@ -87,6 +89,33 @@ def test_p_values_are_uniform_where_nothing_differs():
     p = [delong(a, t, np.arange(80), ["Mass"], b)["Mass"].p for (a, b), t in (arms(seed=s) for s in range(150))]
     assert np.mean(np.array(p) < 0.05) == pytest.approx(0.05, abs=0.04)
     assert np.mean(np.array(p) < 0.5) == pytest.approx(0.5, abs=0.1)
+
+
+def test_few_patients_prove_no_more_than_they_can():
+    """Twenty findings that nothing tells: any false finding after Holm in one family of twenty, or so."""
+    rng, findings = np.random.default_rng(0), [str(k) for k in range(20)]
+    for positive, negative in ((5, 50), (20, 100)):
+        count = positive + negative
+        targets = np.repeat(np.arange(count)[:, None] < positive, 20, axis=1).astype(float)
+        chance, apart = [], []
+        for _ in range(40):
+            a, b = rng.normal(size=(2, count, 20))
+            for p, against in ((chance, None), (apart, b)):
+                found = delong(a, targets, np.arange(count), findings, against)
+                p.append(holm([found[f].p for f in findings]).min() < 0.05)
+        assert np.mean(chance) <= 0.15
+        assert np.mean(apart) <= 0.15
+
+
+def test_against_chance_the_better_ranking_has_the_smaller_p_and_a_constant_none():
+    targets = np.repeat([1.0, 0.0], 5)[:, None]
+    orders = ([9, 8, 7, 6, 5, 4, 3, 2, 1, 0], [9, 8, 7, 6, 4, 5, 3, 2, 1, 0], [1] * 10)
+    best, next_, same = (
+        delong(np.array(order, float)[:, None], targets, np.arange(10), ["Mass"])["Mass"].p for order in orders
+    )
+    assert best == pytest.approx(2 / 252)
+    assert best < next_ < 0.03
+    assert same == 1
 
 
 def test_holm_by_hand():

@@ -194,6 +194,8 @@ UNSURE = {"value": 0.8, "low": 0.6, "high": 1.0}
         ),
         (None, BORDER | {"whole_low": 0.45}, "not known"),
         (LESIONS | {"low": -0.1}, BORDER, "open"),
+        (LESIONS, None, "disease, border not tested"),
+        (LESIONS, BORDER | {"low": None}, "disease, border not tested"),
         (LESIONS | {"n": 4}, None, "not known"),
         (None, BORDER | {"low": None}, "not known"),
     ],
@@ -244,6 +246,45 @@ def test_a_group_of_one_finding_at_one_site_is_compared_as_that_finding(tmp_path
     said = dict(answer_of(run).evidence)["Long tail"][1]
     assert said.endswith("; against local worse (−0.100 [−0.150, −0.050], p 0.004 corrected).")
     assert "0.480 [" not in said
+
+
+def test_lesions_without_a_border_to_test_are_no_plain_yes(tmp_path: Path) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+    change(run, "evaluation.json", lambda c: c.update(borders=[]))
+    assert "whether the border of the film does too could not be tested: Pneumonia at north" in answer_of(run).short
+
+
+def test_findings_of_few_patients_are_named_as_no_part_of_a_mean(tmp_path: Path) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+
+    def few(content: dict[str, Any]) -> None:
+        for r in content["classification"]:
+            if (r["site"], r["finding"], r["metric"]) == ("north", "Effusion", "average_precision"):
+                r.update(value=0.075, low=None, high=None)
+
+    change(run, "evaluation.json", few)
+    said = dict(answer_of(run).evidence)["Long tail"]
+    left = ", without Effusion at north (0.075), of which there are fewer than 5 test patients of a class"
+    assert [left in line for line in said if line.startswith(("Medium", "Tail", "Macro"))] == [True, False, True]
+
+
+def test_the_first_screen_compares_a_mean_of_one_finding_as_that_finding(tmp_path: Path) -> None:
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+    head = {"arm": "federated", "site": "north", "finding": "Pneumonia", "metric": "auroc", "n": 90, "findings": 1}
+    compared = head | {"against": "pooled", "value": 0.05, "low": 0.01, "high": 0.09, "p": 0.001, "p_holm": 0.004}
+    change(run, "evaluation.json", lambda c: c["comparisons"].append(compared))
+    read = read_run(run)
+    (pooled,) = (row for row in summarise(read, Results(read)).rows if row.arm == "pooled")
+    assert (pooled.against["auroc"].value, pooled.p["auroc"]) == (0.05, 0.004)
+
+
+def test_at_an_outside_site_local_models_of_other_findings_are_averaged_finding_by_finding(tmp_path: Path) -> None:
+    read = read_run(write_fake_run(tmp_path))
+    results, (outside,) = Results(read), (site for site in read.sites if site.outside)
+    each = [results.of_arm("local", outside, finding).value for finding in read.run.findings]
+    known = [value for value in each if value is not None]
+    assert len(known) > 1
+    assert results.of_arm("local", outside, "macro").value == pytest.approx(sum(known) / len(known))
 
 
 def test_nothing_is_above_a_control_without_an_interval(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from hilum.errors import DataError
-from hilum.evaluation.bootstrap import LEVEL, Estimate, check_seeds, figures_of, resample
+from hilum.evaluation.bootstrap import LEVEL, Estimate, check_seeds, few_patients, figures_of, resample
 from hilum.evaluation.classification import Floats, check_predictions
 
 BINS = 15
@@ -87,6 +87,7 @@ def evaluate_calibration(
         resamples,
         seed,
     )
+    sample = sample.without(few_patients(~np.isnan(t), who))
     return {name: _basic(figure.estimate(level)) for name, figure in figures_of(sample, t, who, findings).items()}
 
 

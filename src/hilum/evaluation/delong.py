@@ -9,16 +9,18 @@ from math import comb
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
+from scipy.stats import t as student
 
-from hilum.evaluation.bootstrap import LEVEL, MACRO, check_seeds, patients_of, too_few
+from hilum.evaluation.bootstrap import LEVEL, MACRO, check_seeds, fewest_of_class, patients_of, too_few
 from hilum.evaluation.classification import Floats
 
 
 @dataclass(frozen=True)
 class DeLong:
-    """An AUROC, or a difference of two, with its standard error, normal interval and two-sided p value.
+    """An AUROC, or a difference of two, with its standard error, interval and two-sided p value.
 
-    ``p`` is of a difference against 0, and of one AUROC against 0.5.
+    ``p`` is of a difference against 0, and of one finding's AUROC against 0.5; NaN for a macro against 0.5, and where
+    a difference does not vary.
     """
 
     value: float
@@ -39,8 +41,11 @@ def delong(
     """Return the AUROC of each finding and of ``'macro'``, or its difference to that of the scores ``against``.
 
     Shapes and errors as in ``paired_difference``; with several seeds the value is the mean over them. DeLong et al.
-    1988, with the components of a patient's images summed (Obuchowski 1997). NaN where either class has fewer than
-    ``FEWEST_OF_CLASS`` patients; the macro is over the other findings.
+    1988, with the components of a patient's images summed (Obuchowski 1997); interval and p of a difference by
+    Student's t with as many degrees of freedom as the smaller class has patients, less one (a macro: the finding with
+    fewest). Against 0.5, p is that of the rank-sum test with patients as its samples (Mann and Whitney 1947): DeLong's
+    variance shrinks with the very ranking that is tested. NaN where either class has fewer than ``FEWEST_OF_CLASS``
+    patients; the macro is over the other findings.
     """
     first, targets_, who = check_seeds(scores, targets, patients, findings)
     values, parts = influences(first, targets_, who)
@@ -51,16 +56,16 @@ def delong(
     known = ~np.isnan(parts).any(axis=0)
     columns = [*parts.T, parts[:, known].mean(axis=1) if known.any() else np.full(len(parts), np.nan)]
     means = [*values, values[known].mean() if known.any() else np.nan]
-    null = 0.5 if against is None else 0.0
+    fewest = fewest_of_class(targets_, who)
+    freedom = [*fewest - 1, fewest[known].min(initial=targets_.shape[0]) - 1]
     table = {
-        name: _test(float(mean), float(np.sqrt((column**2).sum())), null, level)
-        for name, mean, column in zip((*findings, MACRO), means, columns, strict=True)
+        name: _test(float(mean), float(np.sqrt((column**2).sum())), int(df), level)
+        for name, mean, column, df in zip((*findings, MACRO), means, columns, freedom, strict=True)
     }
     if against is None:
         shown, absent = (patients_of(targets_ == k, who) for k in (1, 0))
-        for c, finding in enumerate(findings):
-            if table[finding].error == 0:  # all on their side: the chance of that ranking and its opposite
-                table[finding] = replace(table[finding], p=min(1.0, 2 / comb(shown[c] + absent[c], shown[c])))
+        chance = dict(zip(findings, map(_rank_sum_p, np.where(known, values, np.nan), shown, absent), strict=True))
+        table = {name: replace(one, p=chance.get(name, np.nan)) for name, one in table.items()}
     return table
 
 
@@ -99,7 +104,14 @@ def _side(member: NDArray[np.intp], excess: Floats, count: int) -> Floats:
     return np.bincount(member, excess, minlength=count) / len(excess) * np.sqrt(patients / (patients - 1))
 
 
-def _test(value: float, error: float, null: float, level: float) -> DeLong:
-    reach = norm.ppf((1 + level) / 2) * error
-    z = (value - null) / error if error > 0 else 0.0 if error == 0 and value == null else np.nan
-    return DeLong(value, error, value - reach, value + reach, float(2 * norm.sf(abs(z))))
+def _test(value: float, error: float, freedom: int, level: float) -> DeLong:
+    reach = student.ppf((1 + level) / 2, freedom) * error
+    t = value / error if error > 0 else 0.0 if error == 0 and value == 0 else np.nan
+    return DeLong(value, error, value - reach, value + reach, float(2 * student.sf(abs(t), freedom)))
+
+
+def _rank_sum_p(auroc: float, positive: int, negative: int) -> float:
+    if auroc in (0, 1):  # all on their side: the chance of that ranking and its opposite
+        return min(1.0, 2 / comb(positive + negative, positive))
+    error = np.sqrt((positive + negative + 1) / (12 * max(positive * negative, 1)))
+    return float(2 * norm.sf(abs(auroc - 0.5) / error))

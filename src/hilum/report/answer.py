@@ -96,7 +96,9 @@ def _limits(rows: list[Row]) -> list[str]:
     below = [f"{row.place} ({figure_text(row.auroc)})" for row in rows if row.below]
     seen = [row for row in rows if row.finding in found or row.told]
     blind = [f"{row.place} ({row.verdict})" for row in seen if row.verdict.startswith(("partly", "border", "site"))]
-    both = [f"{row.place} ({row.verdict})" for row in seen if row.verdict.startswith(("disease,", "disease and"))]
+    joint = ("disease, partly", "disease and")
+    both = [f"{row.place} ({row.verdict})" for row in seen if row.verdict.startswith(joint)]
+    half = [row.place for row in seen if row.verdict == "disease, border not tested"]
     untold = [row.place for row in seen if row.is_found and row.verdict.startswith(("open", "not known"))]
     untested = [row.place for row in seen if row.is_found and not row.verdict]
     doubted = [f"{row.place}, {' and '.join(row.likeness)}" for row in rows if row.found == IN_DOUBT]
@@ -106,6 +108,8 @@ def _limits(rows: list[Row]) -> list[str]:
         said.append(f"Told at least in part by the border of the film, lesions not shown to count: {'; '.join(blind)}.")
     if both:
         said.append(f"Lesions count, and so does the border of the film: {'; '.join(both)}.")
+    if half:
+        said.append(f"Lesions count; whether the border of the film does too could not be tested: {'; '.join(half)}.")
     if untold:
         said.append(f"Neither lesions nor the border of the film are shown to count: {'; '.join(untold)}.")
     if untested:

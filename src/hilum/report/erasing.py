@@ -44,7 +44,7 @@ def judge(lesions: Record | None, border: Record | None) -> Verdict:
     told, share, also = _remains(border)
     if looks:
         joint = ", " if told and told.startswith("partly") else " and "
-        word = f"disease{joint}{told}" if told else "disease"
+        word = f"disease{joint}{told}" if told else "disease" if told == "" else "disease, border not tested"
     elif told is None:
         word = "not known"
     else:

@@ -338,8 +338,9 @@ def _tests(every: Sequence[Record], what: str, title: str) -> Table:
     return Table(
         "tests",
         title,
-        f"Macro over findings, 95 % intervals of the patient bootstrap. p: DeLong's for AUROC, else the bootstrap's; "
-        f"corrected (Holm) within one metric, sites and means over sites apart, over up to {tests} tests. A macro of "
+        "Macro over findings, 95 % intervals of the patient bootstrap. p: DeLong's for AUROC at one site, else the "
+        "bootstrap's; corrected (Holm) within one metric, sites and means over sites apart, over up to "
+        f"{tests} tests. A macro of "
         "one finding has the p of that finding, corrected over all single ones, which are in evaluation.json.",
         ["site", what.lower(), "figure", "difference", "p", "p corrected"],
         rows,

@@ -26,7 +26,9 @@ from hilum.report.rows import (
     figure_text,
     in_words,
     judged,
+    mean_against,
     means_against,
+    with_interval,
     word_of,
 )
 
@@ -38,6 +40,7 @@ MEANING_OF_LIKENESS = {
 NOT_TESTED = "no boxes, or too few, tell whether lesions count"
 MEANING = {
     "disease": "",
+    "disease, border not tested": " – lesions count; whether the border of the film does as well is not known",
     "disease, partly border": " – lesions count, and so does the border of the film",
     "disease, partly site": " – lesions count, and so does the border of the film, which tells hospitals apart",
     "disease and border": " – lesions count, but half or more is told of the border alone",
@@ -283,10 +286,12 @@ def tail(run: RunDirectory) -> list[str]:
             where = "" if chance is None else f" where chance is {score(chance)}"
             said.append(
                 f"{name.capitalize()} ({listing([finding_name(f) for f in groups[name]])}): average precision "
-                f"{score(own['value'], own['low'], own['high'])}{where}{beside}."
+                f"{score(own['value'], own['low'], own['high'])}{where}{_left_out(run, groups[name])}{beside}."
             )
         else:
             said.append(f"{name.capitalize()} ({listing([finding_name(f) for f in groups[name]])}): no figure.")
+    if out := _left_out(run, run.run.findings):
+        said.append(f"Macro figures are means over findings and sites{out}.")
     if "tail" not in groups:
         said.append(
             f"No finding has fewer than {TAIL} training images that show it: this run is silent about rare ones."
@@ -295,25 +300,27 @@ def tail(run: RunDirectory) -> list[str]:
 
 
 def _group_against(run: RunDirectory, arm: str, group: str, members: list[str]) -> str:
-    """Say how a group of findings is beside another arm; "" where nothing compares them.
+    """Say how a group of findings is beside another arm; "" where nothing compares them."""
+    mean = mean_against(run, arm, group, members, "average_precision")
+    return "" if mean is None else f"against {arm} {_in_words(mean)}"
 
-    A group of one finding at one site has no mean: the comparison of that finding stands for it.
-    """
-    mean = means_against(run, arm).get((group, "average_precision"))
-    if mean is not None:
-        return f"against {arm} {_in_words(mean)}"
+
+def _left_out(run: RunDirectory, members: list[str]) -> str:
+    """Name the pairs of finding and site that a mean average precision is not over, with their figures."""
     evaluation: Record = run.evaluation or {}
-    training = [site.name for site in run.sites if not site.outside]
-    alone = [
-        r
-        for r in evaluation["comparisons"]
-        if (r["arm"], r["against"], r["metric"]) == (FEDERATED, arm, "average_precision")
-        and r["finding"] in members
-        and r["site"] in training
-        and r.get("against_model") in (None, r["site"])
-        and r["value"] is not None
-    ]
-    return f"against {arm} {_in_words(alone[0])}" if len(alone) == 1 else ""
+    said = []
+    for site in (s.name for s in run.sites if not s.outside):
+        known = [
+            r
+            for r in evaluation["classification"]
+            if (r["arm"], r["site"], r["metric"]) == (FEDERATED, site, "average_precision")
+            and r["finding"] in members
+            and r["value"] is not None
+        ]
+        counted = with_interval(known)
+        said += [f"{finding_name(r['finding'])} at {site} ({score(r['value'])})" for r in known if r not in counted]
+    few = f"fewer than {FEWEST_OF_CLASS} test patients of a class"
+    return f", without {listing(said)}, of which there are {few}" if said else ""
 
 
 def _chance(run: RunDirectory, members: list[str], mean: Record) -> float | None:
@@ -329,13 +336,9 @@ def _chance(run: RunDirectory, members: list[str], mean: Record) -> float | None
             for r in evaluation["classification"]
             if (r["arm"], r["site"], r["metric"]) == (FEDERATED, site, "average_precision") and r["finding"] in members
         ]
-        sites.append(_with_interval([r for r in pairs if r["value"] is not None]))
+        sites.append(with_interval([r for r in pairs if r["value"] is not None]))
     certain = [pairs for pairs in sites if any(r["low"] is not None for r in pairs)]
     counted = certain or [pairs for pairs in sites if pairs]
     if sum(r["n"] for pairs in counted for r in pairs) != mean["n"]:
         return None
     return fmean(fmean(r["positives"] / r["n"] for r in pairs) for pairs in counted)
-
-
-def _with_interval(records: list[Record]) -> list[Record]:
-    return [r for r in records if r["low"] is not None] or records

@@ -117,13 +117,18 @@ class Results:
         """Return what an arm reaches at a site: local means the site's own model.
 
         At an outside site no model is its own: the mean over the local models stands there, with no
-        interval, and ``spread`` holds each of them.
+        interval, and ``spread`` holds each of them. As they are taught other findings, a macro is the mean over
+        findings of these means.
         """
         look_up = self.score if metric in METRICS else self.pointing
         if arm != "local":
             return look_up(arm, arm, site.name, finding, metric)
         if not site.outside:
             return look_up(arm, site.name, site.name, finding, metric)
+        if finding == MACRO:
+            figures = [self.of_arm(arm, site, one, metric) for one in self.run.run.findings]
+            means = mean_over([f for f in figures if f.value is not None])
+            return replace(means, reason="" if means.value is not None else "no local model")
         every = [look_up(arm, other.name, site.name, finding, metric) for other in self.training]
         known = [f for f in every if f.value is not None]
         if not known:

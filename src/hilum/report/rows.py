@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +128,33 @@ def means_against(run: RunDirectory, arm: str) -> dict[tuple[str, str], Record]:
     records = run.evaluation["comparisons"] if run.evaluation is not None else []
     means = [r for r in records if (r["arm"], r["against"], r["site"]) == (FEDERATED, arm, MACRO)]
     return {(r["finding"], r["metric"]): r for r in means}
+
+
+def mean_against(run: RunDirectory, arm: str, name: str, members: Collection[str], metric: str) -> Record | None:
+    """Return the difference to an arm of the mean ``name`` over findings and the sites that train; None without one.
+
+    A mean of one finding at one site is no test of its own: that comparison stands for it.
+    """
+    mean = means_against(run, arm).get((name, metric))
+    if mean is not None or run.evaluation is None:
+        return mean
+    training = [site.name for site in run.sites if not site.outside]
+    alone = [
+        r
+        for r in run.evaluation["comparisons"]
+        if (r["arm"], r["against"], r["metric"]) == (FEDERATED, arm, metric)
+        and r["finding"] in members
+        and r["site"] in training
+        and r.get("against_model") in (None, r["site"])
+        and r["value"] is not None
+    ]
+    alone = with_interval(alone)
+    return alone[0] if len(alone) == 1 else None
+
+
+def with_interval(records: Sequence[Record]) -> list[Record]:
+    """Return the records with an interval, which a mean is over; all where none has one."""
+    return [r for r in records if r["low"] is not None] or [*records]
 
 
 def rows_of(run: RunDirectory, results: Results, arms: list[str]) -> Iterator[Row]:

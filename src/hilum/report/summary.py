@@ -11,7 +11,7 @@ from hilum.report.cohorts import label_spaces, one_class_sites
 from hilum.report.numbers import count, listing, plural, score
 from hilum.report.read import MACRO, RunDirectory, SiteFacts
 from hilum.report.results import METRICS, Figure, Results, above_controls, mean_over
-from hilum.report.rows import BETTER, FEDERATED, POINTING, WORSE, in_words, means_against, word_of
+from hilum.report.rows import BETTER, FEDERATED, POINTING, WORSE, in_words, mean_against, word_of
 
 FEW_POSITIVES = 20
 NAMED_ARMS = ("local", "pooled", "federated")
@@ -81,7 +81,8 @@ def _headline(
     pointing = [_pointing(results, arm, s) for s in boxed]
     if arm == FEDERATED:
         return Headline(arm, means, {}, {}, pointing)
-    tested = {m: r for (finding, m), r in means_against(run, arm).items() if finding == MACRO}
+    every = {m: mean_against(run, arm, MACRO, run.run.findings, m) for m in METRICS}
+    tested = {m: r for m, r in every.items() if r is not None}
     against = {
         m: Figure(r["value"], r["low"], r["high"])
         if (r := tested.get(m)) is not None
@@ -212,7 +213,7 @@ def _localized(run: RunDirectory, boxed: list[SiteFacts], best: dict[str, Figure
         verdict = ""
         if controls and figure.low is not None:
             above = above_controls(figure.low, figure.excess_low, controls)
-            verdict = f", {'' if above else 'not shown to be '}above both controls"
+            verdict = f", {'' if above else 'not shown to be '}above every control, the middle of the image among them"
         parts.append(
             f"{score(figure.value, figure.low, figure.high)} at {site.name} "
             f"(n {count(figure.n)}; random map {score(figure.controls[0])}, "

@@ -133,8 +133,8 @@ def with_families(records: Sequence[Record]) -> list[Record]:
     """Return the records with ``p_holm``, corrected within a family: one metric, of single findings, macros, or means
     over sites.
 
-    The p value that enters is DeLong's where there is one. A macro of one finding is no test of its own and has the
-    ``p_holm`` of that finding.
+    The p value that enters is DeLong's where there is one, else the bootstrap's. A macro of one finding is no test of
+    its own and has the ``p_holm`` of that finding.
     """
     families: dict[tuple[str, bool, bool], list[int]] = {}
     repeated = {k: one for k, record in enumerate(records) if (one := _single(records, record)) is not None}
@@ -145,12 +145,17 @@ def with_families(records: Sequence[Record]) -> list[Record]:
             families.setdefault(family, []).append(k)
     made = [dict(record) for record in records]
     for members in families.values():
-        entered = np.array([records[k].get("p_delong", records[k]["p"]) for k in members], dtype=np.float64)
+        entered = np.array([_entered(records[k]) for k in members], dtype=np.float64)
         for k, p in zip(members, holm(entered), strict=True):
             made[k] |= {"p_holm": float(p), "tests": int((~np.isnan(entered)).sum())}
     for k, one in repeated.items():
         made[k] |= {name: made[one][name] for name in ("p_holm", "tests")}
     return made
+
+
+def _entered(record: Record) -> float:
+    exact = float(record.get("p_delong", np.nan))
+    return float(record["p"]) if np.isnan(exact) else exact
 
 
 def _single(records: Sequence[Record], macro: Record) -> int | None:
@@ -163,7 +168,7 @@ def _single(records: Sequence[Record], macro: Record) -> int | None:
         for k, record in enumerate(records)
         if record["finding"] != MACRO and all(record.get(name) == macro.get(name) for name in same)
     ]
-    for bound in ("low", "value"):  # a macro takes what has an interval, or all that exist where none has
+    for bound in ("p", "low", "value"):  # a macro takes what has an interval, or all that exist where none has
         known = [k for k in singles if not np.isnan(records[k].get(bound, np.nan))]
         if known:
             return known[0]

@@ -36,10 +36,14 @@ Floats = NDArray[np.float64]
 Table = dict[str, dict[str, LocalizationEstimate]]
 Means = dict[str, dict[str, float]]
 NO_BOX = np.empty((0, 4))
+UNTUNED: Threshold = "otsu"
 
 
 class Localization:
-    """Figures of the maps of a run; controls of the same boxes at the same threshold are measured once."""
+    """Figures of the maps of a run; controls of the same boxes are measured once.
+
+    The model's threshold fits the model's maps: controls, and maps of shuffled weights, are cut by Otsu's instead.
+    """
 
     def __init__(self, outcomes: Outcomes) -> None:
         self.outcomes = outcomes
@@ -52,16 +56,16 @@ class Localization:
     ) -> Iterator[Record]:
         """Yield every figure of each finding with boxes at a site, and of ``'macro'``, beside its controls."""
         boxed = found.with_boxes()
-        blind = {} if shuffled is None else self._of_shuffled(boxed, shuffled, tuned)
+        blind = {} if shuffled is None else self._of_shuffled(boxed, shuffled)
         table = evaluate_findings(
             boxed.maps,
             boxed.boxes,
             boxed.patients,
             threshold={f: tuned[f].threshold for f in boxed.boxes},
-            controls={
-                f: self._measured(site, f, b, boxed.patients, tuned[f].threshold) for f, b in boxed.boxes.items()
-            },
-            called=boxed.scores >= np.array([tuned[f].call for f in boxed.boxes]),
+            controls={f: self._measured(site, f, b, boxed.patients) for f, b in boxed.boxes.items()},
+            called=np.broadcast_to(
+                boxed.scores.mean(axis=0) >= np.array([tuned[f].call for f in boxed.boxes]), boxed.scores.shape
+            ),
             **self.options,
         )
         yield from _records(table, blind)
@@ -87,10 +91,10 @@ class Localization:
         per = [other_findings(one[rows], found.columns[c]) for one in found.every]
         return np.stack([p[0] for p in per]), np.stack([p[1] for p in per])
 
-    def _of_shuffled(self, boxed: Localized, shuffled: Maps, tuned: Mapping[str, Tuned]) -> Means:
+    def _of_shuffled(self, boxed: Localized, shuffled: Maps) -> Means:
         """Return finding → figure → its mean for maps of the models with shuffled weights."""
         maps = self._chosen(boxed, shuffled).astype(np.float64)
-        names, values = measure_findings(maps, boxed.boxes, {f: tuned[f].threshold for f in boxed.boxes})
+        names, values = measure_findings(maps, boxed.boxes, dict.fromkeys(boxed.boxes, UNTUNED))
         return {
             f: {name: float(mean_of_known(values[:, :, k, c])) for k, name in enumerate(names)}
             for c, f in enumerate(boxed.boxes)
@@ -100,12 +104,10 @@ class Localization:
         """Return the shuffled maps (S, n, C, H, W) of the same images and findings."""
         return shuffled.chosen(found.ids)[:, :, [self.outcomes.study.findings.index(f) for f in found.boxes]]
 
-    def _measured(
-        self, site: str, finding: str, boxes: Boxes, patients: NDArray[np.int64], threshold: Threshold
-    ) -> Controls:
-        key = (site, finding, threshold)
+    def _measured(self, site: str, finding: str, boxes: Boxes, patients: NDArray[np.int64]) -> Controls:
+        key = (site, finding)
         if key not in self._controls:
-            self._controls[key] = measure_controls(boxes, patients, GRID, threshold, seed=self.options["seed"])
+            self._controls[key] = measure_controls(boxes, patients, GRID, UNTUNED, seed=self.options["seed"])
         return self._controls[key]
 
     def _detections(
@@ -113,46 +115,44 @@ class Localization:
     ) -> Iterator[tuple[Table, Means]]:
         """Yield the tables of ranked detections, and of those that are called, each with the figures of shuffled maps.
 
-        These are detected with the same cuts and scored with the same probabilities; there are none where an older
-        hilum kept no shuffled maps of negative images.
+        These are scored with the same probabilities; there are none where an older hilum kept no shuffled maps of
+        negative images. An image is called by the mean probability of the seeds, as 'hilum predict' does.
         """
         known = np.stack([counted(found, f) for f in found.boxes], axis=1)
-        detections, blind = _detected(found, found.maps, tuned), {}
+        detections, blind = _detected(found, found.maps, {f: tuned[f].threshold for f in found.boxes}), {}
         for c, finding in enumerate(found.boxes):
-            blind[finding] = self._blind(found, finding, found.scores[:, :, c].mean(axis=0), tuned[finding].threshold)
+            blind[finding] = self._blind(found, finding, found.scores[:, :, c].mean(axis=0))
         controls = {
             f: tuple(_figures(one, found.boxes[f], known[:, c]) for one in blind[f]) for c, f in enumerate(found.boxes)
         }
         unlearnt = None
         if shuffled is not None and np.isin(found.ids, shuffled.ids).all():
-            unlearnt = _detected(found, self._chosen(found, shuffled), tuned)
+            unlearnt = _detected(found, self._chosen(found, shuffled), dict.fromkeys(found.boxes, UNTUNED))
         ranked = evaluate_detections(detections, found.boxes, known, found.patients, controls=controls, **self.options)
         yield ranked, {} if unlearnt is None else _ranked_means(unlearnt, found, known)
         calls = np.array([0.5 if np.isnan(tuned[f].call) else tuned[f].call for f in found.boxes])
 
-        def called(every: Mapping[str, Sequence[Detections]], scores: Floats) -> dict[str, Boxes]:
-            asked = dict(zip(found.boxes, (known & (scores >= calls)).T, strict=True))
+        asked = dict(zip(found.boxes, (known & (found.scores.mean(axis=0) >= calls)).T, strict=True))
+
+        def called(every: Mapping[str, Sequence[Detections]]) -> dict[str, Boxes]:
             return {
                 f: [one.boxes if yes else NO_BOX for one, yes in zip(each, asked[f], strict=True)]
                 for f, each in every.items()
             }
 
         def of_seeds(every: Mapping[str, Sequence[Sequence[Detections]]]) -> list[dict[str, Boxes]]:
-            return [called({f: d[k] for f, d in every.items()}, s) for k, s in enumerate(found.scores)]
+            return [called({f: d[k] for f, d in every.items()}) for k in range(len(found.scores))]
 
-        mean = found.scores.mean(axis=0)
         table = evaluate_rodeo(
             of_seeds(detections),
             found.boxes,
             found.patients,
-            blind=[called({f: one for f, b in blind.items() if (one := b[k]) is not None}, mean) for k in range(3)],
+            blind=[called({f: one for f, b in blind.items() if (one := b[k]) is not None}) for k in range(3)],
             **self.options,
         )
         yield table, {} if unlearnt is None else _rodeo_means(of_seeds(unlearnt), found.boxes)
 
-    def _blind(
-        self, found: Localized, finding: str, scores: Floats, threshold: Threshold
-    ) -> tuple[list[Detections] | None, ...]:
+    def _blind(self, found: Localized, finding: str, scores: Floats) -> tuple[list[Detections] | None, ...]:
         """Return what maps that never saw the image detect, with the model's probabilities of each image.
 
         None for the centre prior where there are no boxes of other patients.
@@ -161,16 +161,16 @@ class Localization:
         rng = numpy_generator(self.options["seed"], "random maps", "detection")
         alone = len(np.unique(found.patients[[len(np.asarray(b)) > 0 for b in boxes]])) < 2
         noise, middle = random_maps(len(boxes), GRID, rng), np.broadcast_to(gaussian_prior(GRID), shape)
-        prior = None if alone else detect(average_box_prior(boxes, found.patients, GRID), scores, threshold)
-        return detect(noise, scores, threshold), prior, detect(middle, scores, threshold)
+        prior = None if alone else detect(average_box_prior(boxes, found.patients, GRID), scores, UNTUNED)
+        return detect(noise, scores, UNTUNED), prior, detect(middle, scores, UNTUNED)
 
 
 def _detected(
-    found: Localized, maps: NDArray[np.float32], tuned: Mapping[str, Tuned]
+    found: Localized, maps: NDArray[np.float32], thresholds: Mapping[str, Threshold]
 ) -> dict[str, list[list[Detections]]]:
     """Return finding → what maps (S, n, C, H, W) detect, a seed each, with the models' probabilities of each image."""
     return {
-        f: [detect(one[:, c], s[:, c], tuned[f].threshold) for one, s in zip(maps, found.scores, strict=True)]
+        f: [detect(one[:, c], s[:, c], thresholds[f]) for one, s in zip(maps, found.scores, strict=True)]
         for c, f in enumerate(found.boxes)
     }
 
