@@ -55,6 +55,13 @@ def test_the_weight_rises_on_a_line_after_a_third_of_the_rounds() -> None:
         torch.testing.assert_close(loss(MAPS, targets, progress), weight * whole)
 
 
+def test_a_cell_that_is_surely_wrong_still_learns() -> None:
+    cells = torch.full((1, 1, 1, 4), 16.0, requires_grad=True)
+    loss = SelfGuided(weight=1.0, start=0.0)(cells.sigmoid(), torch.tensor([[0.0]]), 0.999999)
+    assert loss is not None
+    torch.testing.assert_close(torch.autograd.grad(loss, cells)[0], torch.full((1, 1, 1, 4), 0.25), rtol=0.1, atol=0)
+
+
 def test_gradients_are_finite_where_cells_are_certain() -> None:
     maps = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2).requires_grad_()
     loss = SelfGuided(start=0.0)(maps, torch.tensor([[0.0]]), 0.5)

@@ -106,7 +106,7 @@ class Conta(Neck):
         positive = (targets >= 0.5)[:, :, None, None]
         label = (positive & (share >= self.foreground)).float()
         counted = (~positive | (share >= self.foreground) | (share <= self.background)) & known[:, :, None, None]
-        costs = F.binary_cross_entropy(masks.clamp(1e-6, 1 - 1e-6), label, reduction="none") * counted
+        costs = F.binary_cross_entropy(masks, label, reduction="none") * counted
         means = costs.sum((2, 3)) / counted.sum((2, 3)).clamp(min=1)
         return self.weight * means.sum() / known.sum()
 

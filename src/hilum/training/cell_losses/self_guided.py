@@ -9,8 +9,6 @@ from torch import Tensor
 from hilum.training.cell_losses.base import CellLoss
 from hilum.training.losses.base import in_range
 
-EPSILON = 1e-6
-
 
 class SelfGuided(CellLoss):
     """Cross-entropy of cells with labels that the model gives them itself (Seibold et al. 2020, self-guided loss).
@@ -37,7 +35,7 @@ class SelfGuided(CellLoss):
         label = (positive & (cells > self.high)).float()
         counted = ~positive | (cells > self.high) | (cells < self.low)
         counted = (counted & known[:, :, None]).float()
-        costs = F.binary_cross_entropy(cells.clamp(EPSILON, 1 - EPSILON), label, reduction="none")
+        costs = F.binary_cross_entropy(cells, label, reduction="none")
         means = (costs * counted).sum(2) / counted.sum(2).clamp(min=1)
         rise = (progress - self.start) / (1 - self.start)
         return self.weight * rise * torch.sum(means) / known.sum()
