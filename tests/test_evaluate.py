@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ from hilum.evaluation.maps import iou, pixel_auprc
 from hilum.evaluation.significance import friedman_nemenyi, holm
 from hilum.localization.components import detect
 from hilum.report import write_report
+from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.evaluation.comparisons import COMPARED_MAPS, with_families
 from hilum.study.evaluation.erasing import with_corrected_lesions
-from hilum.study.evaluation.localization import _records
+from hilum.study.evaluation.localization import Localization, _records
+from hilum.study.evaluation.tuning import Tuned
+from hilum.study.outcomes import Outcomes
+from hilum.study.spec import load_study
 
 REFERENCE = (Path(__file__).parents[1] / "docs/reference/run-directory.md").read_text(encoding="utf-8")
 FINDINGS = list(hospitals.FINDINGS)
@@ -624,3 +629,26 @@ def test_the_control_of_a_mean_is_of_the_findings_in_it(few: int, expected: floa
     assert records["Edema", "iou"]["shuffled"] == 0.6
     assert records[MACRO, "iou"]["shuffled"] == pytest.approx(expected)
     assert np.isnan(records[MACRO, "pointing_game"]["shuffled"])
+
+
+def test_controls_have_a_cut_of_their_own_and_the_seeds_call_together(tiny_run: Path) -> None:
+    directory = RunDirectory(tiny_run)
+    study = load_study(tiny_run / "study.yaml")
+    outcomes = Outcomes(study, directory)
+    keys = [ModelKey(seed, "federated", "federated") for seed in study.seeds]
+    found = outcomes.localized(keys, "north")
+    assert found is not None
+    apart = np.stack([np.full(found.scores.shape[1:], p) for p in (0.1, 0.9)])  # one seed is sure, the other is not
+    figures = {}
+    for cut in (0.2, 0.8):
+        tuned = {f: Tuned(threshold=cut, call=0.45) for f in FINDINGS}
+        records = list(Localization(outcomes).figures(replace(found, scores=apart), None, "north", tuned))
+        figures[cut] = {(r["finding"], r["metric"]): r for r in records}
+    low, high = figures[0.2], figures[0.8]
+    assert any(low[key]["value"] != high[key]["value"] for key in low if key[1] == "iou")
+    for key, record in low.items():
+        for control in ("random_map", "centre_prior", "gaussian_prior"):
+            np.testing.assert_equal(record[control], high[key][control])
+    called = [r for (finding, metric), r in low.items() if metric == "iou_called" and finding != MACRO]
+    assert called
+    assert all(r["value"] == low[r["finding"], "iou"]["value"] for r in called)  # all images, with both seeds
