@@ -42,9 +42,11 @@ def judge(lesions: Record | None, border: Record | None) -> Verdict:
     """
     looks, why = _looks(lesions)
     told, share, also = _remains(border)
-    if looks:
+    if looks and told is None:
+        word = "disease, border not tested"
+    elif looks:
         joint = ", " if told and told.startswith("partly") else " and "
-        word = f"disease{joint}{told}" if told else "disease" if told == "" else "disease, border not tested"
+        word = f"disease{joint}{told}" if told else "disease"
     elif told is None:
         word = "not known"
     else:

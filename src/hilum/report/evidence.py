@@ -307,20 +307,30 @@ def _group_against(run: RunDirectory, arm: str, group: str, members: list[str]) 
 
 def _left_out(run: RunDirectory, members: list[str]) -> str:
     """Name the pairs of finding and site that a mean average precision is not over, with their figures."""
+    said = [
+        f"{finding_name(r['finding'])} at {r['site']} ({score(r['value'])})"
+        for pairs in _precisions(run, members)
+        for r in pairs
+        if r not in with_interval(pairs)
+    ]
+    few = f"fewer than {FEWEST_OF_CLASS} test patients of a class"
+    return f", without {listing(said)}, of which there are {few}" if said else ""
+
+
+def _precisions(run: RunDirectory, members: list[str]) -> list[list[Record]]:
+    """Return the federated arm's average precisions of these findings that are known, of each site that trains."""
     evaluation: Record = run.evaluation or {}
-    said = []
-    for site in (s.name for s in run.sites if not s.outside):
-        known = [
+    return [
+        [
             r
             for r in evaluation["classification"]
-            if (r["arm"], r["site"], r["metric"]) == (FEDERATED, site, "average_precision")
+            if (r["arm"], r["site"], r["metric"]) == (FEDERATED, site.name, "average_precision")
             and r["finding"] in members
             and r["value"] is not None
         ]
-        counted = with_interval(known)
-        said += [f"{finding_name(r['finding'])} at {site} ({score(r['value'])})" for r in known if r not in counted]
-    few = f"fewer than {FEWEST_OF_CLASS} test patients of a class"
-    return f", without {listing(said)}, of which there are {few}" if said else ""
+        for site in run.sites
+        if not site.outside
+    ]
 
 
 def _chance(run: RunDirectory, members: list[str], mean: Record) -> float | None:
@@ -328,15 +338,7 @@ def _chance(run: RunDirectory, members: list[str], mean: Record) -> float | None
 
     None where the images of these pairs of site and finding are not those behind the mean.
     """
-    evaluation: Record = run.evaluation or {}
-    sites = []
-    for site in (s.name for s in run.sites if not s.outside):
-        pairs = [
-            r
-            for r in evaluation["classification"]
-            if (r["arm"], r["site"], r["metric"]) == (FEDERATED, site, "average_precision") and r["finding"] in members
-        ]
-        sites.append(with_interval([r for r in pairs if r["value"] is not None]))
+    sites = [with_interval(pairs) for pairs in _precisions(run, members)]
     certain = [pairs for pairs in sites if any(r["low"] is not None for r in pairs)]
     counted = certain or [pairs for pairs in sites if pairs]
     if sum(r["n"] for pairs in counted for r in pairs) != mean["n"]:

@@ -26,7 +26,7 @@ from hilum.federation.strategies.base import Strategy
 from hilum.federation.strategies.fedavg import HEADS_OF
 from hilum.federation.worker import Worker
 from hilum.findings.taxonomy import ancestors
-from hilum.models import INITIALIZATIONS
+from hilum.models import INITIALIZATIONS, NECKS
 from hilum.models.classifier import LocalizingClassifier, build_model
 from hilum.models.site_heads import SiteHeads
 from hilum.models.taxonomy import Taxonomy
@@ -109,7 +109,7 @@ def require_effect(study: Study) -> None:
 
 def require_confounders(study: Study, sites: Sequence[Site]) -> None:
     """Refuse a neck that sums up what surrounds findings where too few patients show any (``StudyError``)."""
-    neck = initial_model(study, study.seeds[0]).neck
+    neck = NECKS.load(study.model.neck.name)
     if not neck.sums:
         return
     shown = np.stack([Examples.of([site], "train").patients().sum(0) for site in sites])

@@ -168,7 +168,7 @@ def _single(records: Sequence[Record], macro: Record) -> int | None:
         for k, record in enumerate(records)
         if record["finding"] != MACRO and all(record.get(name) == macro.get(name) for name in same)
     ]
-    for bound in ("p", "low", "value"):  # a macro takes what has an interval, or all that exist where none has
+    for bound in ("p", "low", "value"):  # a macro takes what has them, or all that exist where none has
         known = [k for k in singles if not np.isnan(records[k].get(bound, np.nan))]
         if known:
             return known[0]

@@ -119,9 +119,10 @@ class Localization:
         negative images. An image is called by the mean probability of the seeds, as 'hilum predict' does.
         """
         known = np.stack([counted(found, f) for f in found.boxes], axis=1)
+        mean = found.scores.mean(axis=0)
         detections, blind = _detected(found, found.maps, {f: tuned[f].threshold for f in found.boxes}), {}
         for c, finding in enumerate(found.boxes):
-            blind[finding] = self._blind(found, finding, found.scores[:, :, c].mean(axis=0))
+            blind[finding] = self._blind(found, finding, mean[:, c])
         controls = {
             f: tuple(_figures(one, found.boxes[f], known[:, c]) for one in blind[f]) for c, f in enumerate(found.boxes)
         }
@@ -132,7 +133,7 @@ class Localization:
         yield ranked, {} if unlearnt is None else _ranked_means(unlearnt, found, known)
         calls = np.array([0.5 if np.isnan(tuned[f].call) else tuned[f].call for f in found.boxes])
 
-        asked = dict(zip(found.boxes, (known & (found.scores.mean(axis=0) >= calls)).T, strict=True))
+        asked = dict(zip(found.boxes, (known & (mean >= calls)).T, strict=True))
 
         def called(every: Mapping[str, Sequence[Detections]]) -> dict[str, Boxes]:
             return {
