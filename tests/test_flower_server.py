@@ -20,13 +20,14 @@ pytest.importorskip("flwr")
 from flwr.app import Message, RecordDict
 
 from flower_nodes import FakeGrid, FakeNode, Time
-from flower_processes import SITES, write_study
+from flower_processes import SITES, STUDY, write_study
 from hilum.errors import RunError, StudyError, TrainingError
 from hilum.federation import aggregation
 from hilum.federation.messages import Task
 from hilum.federation.payload import task_of
 from hilum.federation.runtimes.flower_records import TASK, opened
 from hilum.federation.strategies.fedavg import HEADS_OF
+from hilum.models.neck.conta import Conta
 from hilum.study.approval import approval
 from hilum.study.directory import RunDirectory
 from hilum.study.flower.app import app_study, write_app
@@ -253,6 +254,17 @@ def test_a_finding_that_no_hospital_has_is_not_taught_where_one_joins_late(tmp_p
     between(tmp_path, tmp_path / "here", presence="{west: {first: 2}}")
     for run in (tmp_path / "here" / "run", memory(tmp_path / "here", "north").root):
         assert json.loads((run / "run.json").read_text())["taught"] == ["Nodule"]
+
+
+def test_a_neck_for_which_no_hospital_has_the_images_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Conta, "least", 17)
+    write_study(tmp_path, STUDY.replace("backbone:", "neck: {name: conta, width: 4}, backbone:", 1))
+    (tmp_path / "here").mkdir()
+    with pytest.raises(StudyError, match="Expected 17 training patients .* in federated there are at most 8"):
+        between(tmp_path, tmp_path / "here", arms="[federated]")
+    assert not list((tmp_path / "here" / "run").rglob("round_*"))
 
 
 def test_a_run_of_another_study_is_refused(folder: Path, served: Path) -> None:

@@ -268,6 +268,21 @@ def test_findings_of_few_patients_are_named_as_no_part_of_a_mean(tmp_path: Path)
     assert [left in line for line in said if line.startswith(("Medium", "Tail", "Macro"))] == [True, False, True]
 
 
+def test_a_site_of_few_patients_is_named_as_no_part_of_a_mean_over_sites(tmp_path: Path) -> None:
+    """Its figures have no interval, and the mean is over the sites that have one."""
+    run = write_fake_evaluation(write_fake_run(tmp_path))
+
+    def few(content: dict[str, Any]) -> None:
+        for r in content["classification"]:
+            if (r["site"], r["metric"]) == ("north", "average_precision"):
+                r.update(value=0.075, low=None, high=None)
+
+    change(run, "evaluation.json", few)
+    macro = dict(answer_of(run).evidence)["Long tail"][-1]
+    assert "without Pneumonia at north (0.075)" in macro
+    assert "Effusion at north (0.075), of which" in macro
+
+
 def test_the_first_screen_compares_a_mean_of_one_finding_as_that_finding(tmp_path: Path) -> None:
     run = write_fake_evaluation(write_fake_run(tmp_path))
     head = {"arm": "federated", "site": "north", "finding": "Pneumonia", "metric": "auroc", "n": 90, "findings": 1}

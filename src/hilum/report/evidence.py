@@ -307,14 +307,21 @@ def _group_against(run: RunDirectory, arm: str, group: str, members: list[str]) 
 
 def _left_out(run: RunDirectory, members: list[str]) -> str:
     """Name the pairs of finding and site that a mean average precision is not over, with their figures."""
+    behind = [r for pairs in _behind_mean(run, members) for r in pairs]
     said = [
         f"{finding_name(r['finding'])} at {r['site']} ({score(r['value'])})"
         for pairs in _precisions(run, members)
         for r in pairs
-        if r not in with_interval(pairs)
+        if r not in behind
     ]
     few = f"fewer than {FEWEST_OF_CLASS} test patients of a class"
     return f", without {listing(said)}, of which there are {few}" if said else ""
+
+
+def _behind_mean(run: RunDirectory, members: list[str]) -> list[list[Record]]:
+    """Return the average precisions that a mean is over, by site: those with an interval, where any site has one."""
+    sites = [with_interval(pairs) for pairs in _precisions(run, members) if pairs]
+    return [pairs for pairs in sites if any(r["low"] is not None for r in pairs)] or sites
 
 
 def _precisions(run: RunDirectory, members: list[str]) -> list[list[Record]]:
@@ -338,9 +345,7 @@ def _chance(run: RunDirectory, members: list[str], mean: Record) -> float | None
 
     None where the images of these pairs of site and finding are not those behind the mean.
     """
-    sites = [with_interval(pairs) for pairs in _precisions(run, members)]
-    certain = [pairs for pairs in sites if any(r["low"] is not None for r in pairs)]
-    counted = certain or [pairs for pairs in sites if pairs]
+    counted = _behind_mean(run, members)
     if sum(r["n"] for pairs in counted for r in pairs) != mean["n"]:
         return None
     return fmean(fmean(r["positives"] / r["n"] for r in pairs) for pairs in counted)

@@ -107,18 +107,23 @@ def require_effect(study: Study) -> None:
         )
 
 
-def require_confounders(study: Study, sites: Sequence[Site]) -> None:
-    """Refuse a neck that sums up what surrounds findings where too few patients show any (``StudyError``)."""
-    neck = NECKS.load(study.model.neck.name)
-    if not neck.sums:
-        return
+def most_patients(study: Study, sites: Sequence[Site]) -> dict[str, int]:
+    """Return arm → the most training patients of one participant who show one finding."""
     shown = np.stack([Examples.of([site], "train").patients().sum(0) for site in sites])
-    most = {arm: int((shown.sum(0) if arm == "pooled" else shown).max()) for arm in study.arms}
-    idle = [arm for arm, patients in most.items() if patients < neck.least]
+    return {arm: int((shown.sum(0) if arm == "pooled" else shown).max()) for arm in study.arms}
+
+
+def require_confounders(study: Study, most: Mapping[str, int]) -> None:
+    """Refuse a neck that sums up what surrounds findings where too few patients show any (``StudyError``).
+
+    ``most``: of ``most_patients``, or no less.
+    """
+    neck = NECKS.load(study.model.neck.name)
+    idle = [arm for arm, patients in most.items() if neck.sums and patients < neck.least]
     if idle:
         raise StudyError(
             f"Expected {neck.least} training patients of one hospital who show a finding, for model.neck "
-            f"{study.model.neck.name} to learn what surrounds it; in {', '.join(idle)} the most are "
+            f"{study.model.neck.name} to learn what surrounds it; in {', '.join(idle)} there are at most "
             f"{max(most[arm] for arm in idle)}. Choose another neck, or findings that more patients have."
         )
 

@@ -22,6 +22,7 @@ from hilum.study.arms import (
     initial_model,
     is_trained,
     model_keys,
+    most_patients,
     require_confounders,
     require_effect,
     train_model,
@@ -76,7 +77,7 @@ def run_study(
     check_federations(study, sorted(site.name for site in training))
     check_adjust(study, sites)
     if not (run.root / "run.json").is_file():
-        require_confounders(study, training)
+        require_confounders(study, most_patients(study, training))
     donor = check_donor(study, sites)
     shared = load_shared(study, sites, cache_of(study), study.arms)
     precision = _describe(study, sites, shared, donor, run)

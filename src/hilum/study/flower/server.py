@@ -20,7 +20,7 @@ from hilum.federation.messages import ServerState
 from hilum.federation.runtimes.flower import FlowerRuntime, Limits, Nodes
 from hilum.federation.runtimes.flower_records import Identity
 from hilum.study.approval import approval, study_digest
-from hilum.study.arms import initial_model, is_trained, model_keys, run_rounds, write_model
+from hilum.study.arms import initial_model, is_trained, model_keys, require_confounders, run_rounds, write_model
 from hilum.study.directory import ModelKey, RunDirectory, now
 from hilum.study.federations import federation_spec, presence_of
 from hilum.study.flower.app import DONOR, server_study
@@ -123,7 +123,7 @@ def train(
     runtime = FlowerRuntime(nodes, presence_of(spec, sites), identity, watch.waits)
     model = initial_model(server_study(study, run.root), key.seed)
     server = run_rounds(
-        study, key, sites, model, runtime, run, watch, partial(require_classes, study, sites), identity.run
+        study, key, sites, model, runtime, run, watch, partial(require_learnable, study, sites), identity.run
     )
     lost = hand_out(server, runtime, spec.quorum)
     note(run, without={**run.read_json(FEDERATION).get("without", {}), identity.model: lost})
@@ -131,13 +131,15 @@ def train(
     write_model(run.model(key), key, server)
 
 
-def require_classes(study: Study, sites: Sequence[str], server: ServerState) -> None:
-    """Refuse a finding that all sites together hold one class of, as 'hilum study' does (``StudyError``).
+def require_learnable(study: Study, sites: Sequence[str], server: ServerState) -> None:
+    """Refuse labels that cannot teach, as 'hilum study' does (``StudyError``).
 
-    Where a site joins late, the others have trained before its labels are known: then ``handout`` counts it out.
+    That is a finding that all sites together hold one class of, or a neck for which too few images show any. Where a site joins late, the others have trained before its labels are known: then ``handout`` counts it out.
     """
     if server.round == 0 and server.counts.keys() >= set(sites):
         require_both_classes(study.findings, *classes(server))
+        most = max(int(counts.positive.max()) for counts in server.counts.values())
+        require_confounders(study, {"federated": most})
 
 
 def limits_of(config: Mapping[str, Any]) -> Limits:
