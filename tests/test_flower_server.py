@@ -262,7 +262,7 @@ def test_a_neck_for_which_no_hospital_has_the_images_is_refused_before_anything_
     monkeypatch.setattr(Conta, "least", 17)
     write_study(tmp_path, STUDY.replace("backbone:", "neck: {name: conta, width: 4}, backbone:", 1))
     (tmp_path / "here").mkdir()
-    with pytest.raises(StudyError, match="Expected 17 training patients .* in federated there are at most 8"):
+    with pytest.raises(StudyError, match=r"Expected 17 training patients .* in federated there are at most 8"):
         between(tmp_path, tmp_path / "here", arms="[federated]")
     assert not list((tmp_path / "here" / "run").rglob("round_*"))
 

@@ -134,7 +134,8 @@ def train(
 def require_learnable(study: Study, sites: Sequence[str], server: ServerState) -> None:
     """Refuse labels that cannot teach, as 'hilum study' does (``StudyError``).
 
-    That is a finding that all sites together hold one class of, or a neck for which too few images show any. Where a site joins late, the others have trained before its labels are known: then ``handout`` counts it out.
+    That is a finding that all sites together hold one class of, or a neck for which too few images show any. Where a
+    site joins late, the others have trained before its labels are known: then ``handout`` counts it out.
     """
     if server.round == 0 and server.counts.keys() >= set(sites):
         require_both_classes(study.findings, *classes(server))
