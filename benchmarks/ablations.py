@@ -129,6 +129,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 GRAPH = {"name": "cross_scale_graph"}
+POOLED = {"top_k": {"name": "top_k", "fraction": 0.1}}  # the options of a pooling, where not its own
 
 # Row of the table → what is exchanged → how the study differs from the base.
 VARIANTS: dict[int, dict[str, dict[str, Any]]] = {
@@ -139,7 +140,7 @@ VARIANTS: dict[int, dict[str, dict[str, Any]]] = {
         "statistics frozen at the start": {"federation": {"normalization": "frozen"}},
         **{name: {} for name in NORMS},
     },
-    2: {name: {"model": {"pooling": name}} for name in POOLINGS if name != "top_k"},
+    2: {name: {"model": {"pooling": POOLED.get(name, name)}} for name in POOLINGS if name != "gated_attention"},
     3: {
         "graph, two scales": {"model": {"neck": GRAPH}},
         "graph, one scale": {"model": {"neck": GRAPH | {"scales": "one"}}},
@@ -270,7 +271,7 @@ def study_of(change: Mapping[str, Any], seed: int, root: Path) -> Study:
         "images": {"size": SIZE, "cache": root / "cache", "workers": 1},
         "model": {
             "backbone": {"name": "residual", "widths": list(WIDTHS)},
-            "pooling": {"name": "top_k", "fraction": 0.1},
+            "pooling": "gated_attention",
         },
         "training": {
             "rounds": ROUNDS,

@@ -20,6 +20,7 @@ from hilum.databases.replica_dicom import save_dicom_radiograph
 from hilum.federation import aggregation
 from hilum.models.taxonomy import Taxonomy
 from hilum.study import inference, voices
+from hilum.study.arms import load_model
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.run import load_run_study
 from hilum.training.inference import Inferred
@@ -350,6 +351,9 @@ def test_own_rows_at_home_and_the_others_elsewhere(heads_run: Path, films: Path,
     packed = load_file(folder / "site_heads.safetensors")
     assert packed["south/own"].tolist() == [True, False]
     assert packed["north/own"].tolist() == [True, True]
+    study, run = load_run_study(RunDirectory(heads_run)), RunDirectory(heads_run)
+    loaded = [load_model(study, run, ModelKey(0, "federated", "federated"), site) for site in ("south", None)]
+    assert [m.site_heads is not None and m.site_heads.settled is not None for m in loaded] == [True, False]
     low = np.minimum(found["north"]["Nodule"], found["south"]["Nodule"]) - 0.1
     high = np.maximum(found["north"]["Nodule"], found["south"]["Nodule"]) + 0.1
     assert ((low < found["east"]["Nodule"]) & (found["east"]["Nodule"] < high)).all()

@@ -15,8 +15,9 @@ from hilum.federation.aggregation import OWN_EVIDENCE, own_rows
 from hilum.federation.messages import LabelCounts, ServerState
 from hilum.federation.strategies.fedavg import HEADS_OF, FedAvg
 from hilum.models.pooling.top_k import TopKPooling
-from hilum.models.site_heads import SHRINKAGE, FeatureMoments, SiteHeads, pack_heads
+from hilum.models.site_heads import HOME, SHRINKAGE, FeatureMoments, SiteHeads, pack_heads
 from hilum.models.taxonomy import Taxonomy
+from hilum.training.loop import estimate_norm_stats
 from hilum.training.state import State
 
 GROUPS = tiny_model().state_groups()
@@ -154,6 +155,40 @@ def test_a_row_of_ones_own_takes_both_classes() -> None:
     counts = LabelCounts(100, np.array([100, 100, 0, 20]), np.array([99, 40, 0, 10]))
     assert own_rows(counts).tolist() == [False, True, False, True]
     assert OWN_EVIDENCE == 5.0
+
+
+def test_images_of_a_hospital_all_meet_the_rows_that_it_looks_like() -> None:
+    heads, _ = heads_of({"near": [True, True], "far": [True, True]})
+    heads.settle(cloud(0.0, 300, 1).mean((0, 2, 3)))
+    shares = heads.log_shares(cloud(6.0, 9, 3)).exp()  # far, near
+    assert (shares[:, 1] > 0.9).all()
+    assert bool((shares == shares[:1]).all())
+
+
+def test_at_a_hospital_that_labels_less_those_speak_whose_films_are_like_its_own(tmp_path: Path) -> None:
+    """By the shared statistics: its own take out of the features that its films are as dark as a's."""
+    sites = [fake_site(name, train=MANY, seed=k) for k, name in enumerate("abc")]
+    for site, bright in zip(sites, (0, 150, 0), strict=True):
+        site.stored[:] = site.stored // 3 + bright
+    sites[2].targets[:, 0] = np.nan
+    federation = Hospitals.of(tmp_path, FedAvg(GROUPS, head="site", normalization="site"), *sites, updates=3)
+    server = run(federation)
+    kept, trainer = federation.kept("c"), federation.trainers["c"]
+    expected = torch.from_numpy(trainer.feature_moments(server.state).mean).float()
+    torch.testing.assert_close(kept[HOME], expected)
+    model = tiny_model()
+    model.load_state_dict(server.state | federation.strategy.own_of_model(server.state, kept, server.counts["c"]))
+    heads = SiteHeads(heads_in(server), "c")
+    rows = sites[2].indices("train")
+    images = torch.from_numpy(sites[2].stored[rows]).unsqueeze(1).float() / 255
+    estimate_norm_stats(model, [images])  # what those of the hospital become in many rounds
+    with torch.no_grad():
+        features = model.features(images)
+    assert float(heads.log_shares(features).exp()[:, 0, 0].mean()) < 0.9
+    heads.settle(kept[HOME])
+    shares = heads.log_shares(features).exp()[:, :, 0]
+    assert bool((shares[:, 0] > 0.99).all())
+    assert bool((shares[:, 2] == 0).all())
 
 
 def hospitals(folder: Path, *sizes: int, normalization: str = "averaged") -> Hospitals:

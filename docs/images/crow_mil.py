@@ -42,16 +42,16 @@ def hospital(axes: Axes, x: float, name: str, own: tuple[bool, ...]) -> None:
 
 
 def cells(axes: Axes, x: float, y: float, values: np.ndarray, marked: bool) -> None:
-    """Draw a grid of cells, side 1.2; the highest tenth framed where ``marked``."""
+    """Draw a grid of cells, side 1.2; where ``marked`` in frames as thick as the attention that they get."""
     side = 1.2 / len(values)
-    highest = np.sort(values.ravel())[-max(1, round(0.1 * values.size)) :].min()
+    attention = np.exp(6 * (values - values.max()))
     for (row, column), value in np.ndenumerate(values):
         corner = (x + column * side, y + 1.2 - (row + 1) * side)
         colour = plt.get_cmap("YlOrRd")(0.85 * value) if marked else SHARED
         axes.add_patch(Rectangle(corner, side, side, facecolor=colour, edgecolor="white", linewidth=0.6))
-    for row, column in np.argwhere(values >= highest) if marked else []:
-        corner = (x + column * side, y + 1.2 - (row + 1) * side)
-        axes.add_patch(Rectangle(corner, side, side, facecolor="none", edgecolor=INK, linewidth=1.4))
+    for row, column in np.argwhere(attention > 0.05) if marked else []:
+        corner, width = (x + column * side, y + 1.2 - (row + 1) * side), 2.2 * attention[row, column]
+        axes.add_patch(Rectangle(corner, side, side, facecolor="none", edgecolor=INK, linewidth=width))
 
 
 def radiograph(axes: Axes, x: float, y: float) -> None:
@@ -101,10 +101,10 @@ def draw(path: str) -> None:
     arrow(axes, (left + 3.25, y + 0.6), (left + 3.95, y + 0.6))
     axes.text(left + 3.6, y + 0.75, "row c", ha="center", fontsize=8.5, color=INK)
     cells(axes, left + 4.0, y, heat, marked=True)
-    for k, text in enumerate(("radiograph", "features of cells", "map sᵢ of finding c")):
+    for k, text in enumerate(("radiograph", "features of cells", "sᵢ, framed by aᵢ")):
         axes.text(left + 0.6 + 2 * k, y - 0.18, text, ha="center", va="center", fontsize=8.5, color=INK)
     arrow(axes, (left + 4.6, y - 0.35), (left + 4.6, 2.7))
-    box(axes, left + 3.45, 2.05, 1.9, 0.6, "mean of the highest\ntenth: logit s", EMPTY)
+    box(axes, left + 3.45, 2.05, 1.9, 0.6, "s = Σ aᵢ sᵢ; map:\naᵢ σ(sᵢ) / max a", EMPTY)
     arrow(axes, (left + 3.4, 2.35), (left + 2.75, 2.35))
     box(axes, left, 2.05, 2.7, 0.6, "masked cross-entropy of s + o,\no = logit π(here) − logit π(all)", EMPTY)
     legend = {

@@ -16,6 +16,7 @@ from hilum.models.pooling.base import Pooling
 from hilum.models.taxonomy import Taxonomy
 
 SHRINKAGE = 0.1
+HOME = "home.features"  # of what a site keeps: the mean (D,) of its features under the shared weights
 GATE = ("gate.weight", "gate.bias")
 
 
@@ -70,8 +71,9 @@ class SiteHeads(nn.Module):
     the posterior of ``gate_of``. With a taxonomy s_kc is that of the finding itself, and of c given its parent a
     hospital says as much as P(k | x) times what it says of the parent. Of a finding of which none has its own row, all
     hold the same one. ``tensors``: of ``pack_heads``. ``home``: the hospital that the images come from; its own rows
-    stand alone. ``at_home``: which rows are its own, as 'own' (C,), and its model, for a home that is not among
-    ``tensors`` since it had left before the last round. Raises ``KeyError`` for an absent tensor.
+    stand alone, and of the rest the others speak as ``settle`` says. ``at_home``: which rows are its own, as 'own'
+    (C,), and its model, for a home that is not among ``tensors`` since it had left before the last round. Raises
+    ``KeyError`` for an absent tensor.
     """
 
     def __init__(
@@ -91,6 +93,14 @@ class SiteHeads(nn.Module):
             here = torch.tensor([site == home for site in sites])[:, None]
             own = torch.where(own[sites.index(home)], here, own)
         self.speaks = own | ~own.any(0)
+        self.settled: Tensor | None = None
+
+    def settle(self, features: Tensor) -> None:
+        """Let all images be those of one hospital, whose mean features (D,) under the shared statistics these are.
+
+        Its own statistics take out of the features what tells it from the others, so that they must not be asked.
+        """
+        self.settled = features
 
     def forward(
         self, features: Tensor, head: nn.Module, pooling: Pooling, taxonomy: Taxonomy | None = None
@@ -115,7 +125,8 @@ class SiteHeads(nn.Module):
     def log_shares(self, features: Tensor) -> Tensor:
         """Return log P(k | x) among the hospitals that speak of finding c, −∞ for the others: (B, K, C)."""
         weight, bias = (tensor.to(features.device) for tensor in self.gate)
-        scores = features.mean((2, 3)) @ weight.T + bias
+        seen = features.mean((2, 3)) if self.settled is None else self.settled.to(features).expand(len(features), -1)
+        scores = seen @ weight.T + bias
         return torch.where(self.speaks.to(features.device), scores[:, :, None], -torch.inf).log_softmax(1)
 
 

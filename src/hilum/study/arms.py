@@ -28,7 +28,7 @@ from hilum.federation.worker import Worker
 from hilum.findings.taxonomy import ancestors
 from hilum.models import INITIALIZATIONS, NECKS
 from hilum.models.classifier import LocalizingClassifier, build_model
-from hilum.models.site_heads import SiteHeads
+from hilum.models.site_heads import HOME, SiteHeads
 from hilum.models.taxonomy import Taxonomy
 from hilum.randomness import derive_seed, torch_generator
 from hilum.sites.examples import Examples
@@ -279,6 +279,7 @@ def write_own(run: RunDirectory, key: ModelKey, name: str, strategy: Strategy, s
     """Write what a participant lays over the final weights, where it keeps anything of them to itself."""
     kept = SiteMemory(memory_of(run, key, name)).at(server.taken_of(name))
     state = strategy.own_of_model(server.state, kept, server.counts[name]) if kept else {}
+    state |= {HOME: kept[HOME]} if HOME in kept else {}
     if state:
         save_state(run.model(key) / own_file(name), state, {OWN_ROWS: own_rows(server.counts[name]).tolist()})
 
@@ -327,8 +328,11 @@ def load_model(study: Study, run: RunDirectory, key: ModelKey, site: str | None 
         if site is not None and (folder / own_file(site)).is_file():
             state |= load_state(folder / own_file(site))
             own = torch.tensor(load_facts(folder / own_file(site)).get(OWN_ROWS, own.tolist()))
+        home = state.pop(HOME, None)
         if (folder / SITE_HEADS).is_file():
             model.site_heads = SiteHeads(load_state(folder / SITE_HEADS), site, {"own": own, **state})
+            if home is not None:
+                model.site_heads.settle(home)
         model.load_state_dict(state, strict=True)
     except (KeyError, RuntimeError):
         raise RunError(f"Expected weights of the study's model in {folder}; found others. {TRAIN_AGAIN}") from None

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from hilum.errors import RunError, StudyError
 from hilum.models.classifier import LocalizingClassifier
+from hilum.models.site_heads import FeatureMoments
 from hilum.sites.site import Site
 from hilum.study.arms import WEIGHTS, is_trained, load_model, new_model, own_file, run_device
 from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.federations import ALONE, federation_spec
 from hilum.study.spec import Adjust, Study
 from hilum.training.inference import Inferred, Localize, infer
-from hilum.training.loop import MOMENT_IMAGES, estimate_norm_stats, trained_norms
+from hilum.training.loop import MOMENT_IMAGES, autocast, estimate_norm_stats, trained_norms
 from hilum.training.state import load_facts
 
 ADAPT_BATCH = 64
@@ -184,7 +185,8 @@ def infer_voices(
 def adapt(voices: Sequence[Voice], images: Tensor, precision: str) -> None:
     """Set the normalization statistics of every model to those of images (N, 1, S, S) of one hospital, without labels.
 
-    AdaBN (Li et al. 2018). Raises ``StudyError`` for fewer than ``LEAST_IMAGES`` images.
+    AdaBN (Li et al. 2018). Whose rows speak is told by the statistics before. Raises ``StudyError`` for fewer than
+    ``LEAST_IMAGES`` images.
     """
     if len(images) < LEAST_IMAGES:
         raise StudyError(
@@ -192,8 +194,13 @@ def adapt(voices: Sequence[Voice], images: Tensor, precision: str) -> None:
             "Leave --adjust out."
         )
     for voice in voices:
-        device = next(voice.model.parameters()).device
-        estimate_norm_stats(voice.model, (part.to(device) for part in images.split(ADAPT_BATCH)), precision)
+        device, heads = next(voice.model.parameters()).device, voice.model.site_heads
+        parts = [part.to(device) for part in images.split(ADAPT_BATCH)]
+        if heads is not None:
+            with torch.no_grad(), autocast(device, precision):
+                seen = FeatureMoments.of([voice.model.features(part).cpu() for part in parts])
+            heads.settle(torch.from_numpy(seen.mean).float())
+        estimate_norm_stats(voice.model, parts, precision)
 
 
 def training_names(run: RunDirectory) -> list[str]:

@@ -14,7 +14,7 @@ from hilum.federation.messages import LabelCounts, Reply, ServerState, Task, cou
 from hilum.federation.strategies import HEADS, NORMALIZATION_POLICIES, WEIGHTINGS
 from hilum.federation.tally import Tally
 from hilum.models.classifier import StateGroup
-from hilum.models.site_heads import FeatureMoments, pack_heads
+from hilum.models.site_heads import HOME, FeatureMoments, pack_heads
 from hilum.training.loop import Fit, LocalTrainer
 from hilum.training.rules import LocalRule
 from hilum.training.state import State
@@ -121,10 +121,11 @@ class FedAvg:
             state = trainer.recalibrate(start)
             return Reply(trainer.name, task.round, state, counts), kept | self.keeps(state)
         if task.kind == "describe":
-            moments = trainer.feature_moments(task.state) if own_rows(counts).any() else None
+            moments = trainer.feature_moments(task.state)
             heads = {name: start[name] for name, group in self.groups.items() if group == "head"}
-            reply = Reply(trainer.name, task.round, task.state | heads, counts, moments=moments)
-            return reply, kept | self.keeps(start)
+            told = moments if own_rows(counts).any() else None
+            reply = Reply(trainer.name, task.round, task.state | heads, counts, moments=told)
+            return reply, kept | self.keeps(start) | {HOME: torch.from_numpy(moments.mean).float()}
         return self.train(task, start, kept, trainer, counts)
 
     def train(
