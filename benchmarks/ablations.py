@@ -433,7 +433,8 @@ def measure_all(options: argparse.Namespace) -> None:
         write_hospitals(root)
         for seed in options.seeds:
             for name, change in variants(options.rows).items():
-                if (name, seed) not in done:
+                asked = options.only is None or name in (BASE, *options.only)
+                if asked and (name, seed) not in done:
                     result = blind(name, seed, root) if name in BLIND else train(name, change, seed, root)
                     with options.out.open("a") as file:
                         file.write(json.dumps(result) + "\n")
@@ -542,6 +543,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, one for each variant and seed")
     parser.add_argument("--rows", type=int, nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="train these and the base alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="print what is in --out instead of training")
