@@ -56,9 +56,15 @@ def test_help_is_readable_at_80_columns(verb: str) -> None:
     outcome = hospitals.hilum(*verb.split(), "--help")
     assert outcome.status == 0
     assert max(map(len, outcome.out.splitlines())) <= 80
-    assert "..." not in outcome.out.replace("}...", "").replace("[ARGS]...", "")  # nothing is cut off
+    assert "..." not in outcome.out.replace("}...", "").replace("PATH...", "").replace("[ARGS]...", "")  # nothing is cut off
     assert "``" not in outcome.out
+    assert "\\[" not in outcome.out
     assert len(outcome.out.split("Options:")[0].split()) > 10
+
+
+def test_help_tells_what_an_argument_is() -> None:
+    assert "One of: databases" in hospitals.hilum("list", "--help").out
+    assert "PNG, JPEG or DICOM images" in hospitals.hilum("predict", "--help").out
 
 
 def test_help_names_every_verb() -> None:

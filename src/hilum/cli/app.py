@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+import typer.core
 
 import hilum
 from hilum.cli import data, demo, evaluate, federation, listing, predict, report, shift, similarity, study
@@ -17,7 +17,7 @@ class Interrupted(BaseException):
     """Ctrl-C, past typer, which would drop what it says."""
 
 
-class _Verbs(TyperGroup):
+class _Verbs(typer.core.TyperGroup):
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _kept_apart():
             return super().make_context(*args, **kwargs)
@@ -35,6 +35,7 @@ def _kept_apart() -> Iterator[None]:
         raise Interrupted(*stop.args) from None
 
 
+typer.core.HAS_RICH = False  # else typer escapes "[required]" for a markup that rich_markup_mode=None never reads
 app = typer.Typer(
     name="hilum",
     cls=_Verbs,

@@ -12,7 +12,7 @@ def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH", help="PNG, JPEG or DICOM images, or folders of them.", show_default=False),
+        typer.Argument(metavar="PATH...", help="PNG, JPEG or DICOM images, or folders of them.", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Directory for the predictions.", show_default=False)],
     arm: Annotated[
