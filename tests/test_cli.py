@@ -56,7 +56,9 @@ def test_help_is_readable_at_80_columns(verb: str) -> None:
     outcome = hospitals.hilum(*verb.split(), "--help")
     assert outcome.status == 0
     assert max(map(len, outcome.out.splitlines())) <= 80
-    assert "..." not in outcome.out.replace("}...", "").replace("PATH...", "").replace("[ARGS]...", "")  # nothing is cut off
+    assert "..." not in outcome.out.replace("}...", "").replace("PATH...", "").replace(
+        "[ARGS]...", ""
+    )  # nothing is cut off
     assert "``" not in outcome.out
     assert "\\[" not in outcome.out
     assert len(outcome.out.split("Options:")[0].split()) > 10

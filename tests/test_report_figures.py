@@ -85,6 +85,19 @@ def test_the_interval_of_a_mean_is_that_of_the_evaluation_where_it_has_the_same_
         assert Results(evaluated).mean("pooled", "auroc") == Results(run).mean("pooled", "auroc")
 
 
+def test_an_outside_site_without_a_label_is_not_said_to_be_tested(run: RunDirectory) -> None:
+    blank = [replace(s, findings={}) if s.name == OUTSIDE else s for s in run.sites]
+    scores = [replace(s, n=0, positives=0, value=None) if s.site == OUTSIDE else s for s in run.scores]
+    changed = replace(run, sites=blank, scores=scores)
+    results = Results(changed)
+    assert results.of_arm("local", results.run.sites[-1], MACRO).reason == "no label"
+    summary = summarise(changed, results)
+    assert f"; {OUTSIDE} labels none of the findings, so that nothing there is tested." in summary.compared[1]
+    assert f"At the outside site {OUTSIDE}: no macro figure (no label)." in summary.results
+    alone = replace(changed, sites=blank[-1:])
+    assert Results(alone).of_arm("local", blank[-1], MACRO).reason == "no local model"
+
+
 def test_first_screen_repeats_metrics(run: RunDirectory) -> None:
     summary = summarise(run, Results(run))
     records = {(s.arm, s.model, s.site, s.metric): s for s in run.scores if s.seed == "all" and s.finding == MACRO}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hilum.databases import DATABASES
 from hilum.errors import StudyError
 from hilum.sites.site import Site
 from hilum.study.hospitals import load_sites
+from hilum.study.run import _tell_unlabelled
 from hilum.study.spec import load_study
 
 REMOVE = "overlap={action: remove, near: null}"
@@ -184,3 +186,14 @@ def test_an_option_may_be_set_for_one_run(tmp_path: Path) -> None:
 def test_a_value_that_the_adapter_cannot_take_is_told(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="expected true or false for the option 'pneumonia'; found 'perhaps'"):
         load(rsna(tmp_path, "{name: rsna, pneumonia: perhaps}"))
+
+
+def test_an_outside_hospital_that_labels_no_finding_is_told(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sites = load(study)
+    _tell_unlabelled(list(sites.values()))
+    assert capsys.readouterr().err == ""
+    blank = {name: replace(site, targets=np.full_like(site.targets, np.nan)) for name, site in sites.items()}
+    _tell_unlabelled(list(blank.values()))
+    assert capsys.readouterr().err == (
+        "hilum: east labels none of the findings of the study, so that nothing there is tested.\n"
+    )

@@ -66,6 +66,16 @@ def one_class_sites(run: RunDirectory) -> list[SiteFacts]:
     return [s for s in run.sites if cells[s.name] and all(c.one_class == "positives only" for c in cells[s.name])]
 
 
+def unlabelled_sites(run: RunDirectory) -> list[SiteFacts]:
+    """Return outside sites that label none of the findings: nothing of them is tested."""
+    spaces = label_spaces(run).values()
+    labelled = [
+        any(row[i].known or row[i].test_positive or row[i].test_negative for row in spaces)
+        for i in range(len(run.sites))
+    ]
+    return [site for site, known in zip(run.sites, labelled, strict=True) if site.outside and not known]
+
+
 @dataclass(frozen=True)
 class Turned:
     """What a site's policy made of the uncertain or the blank labels of one finding."""

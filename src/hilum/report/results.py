@@ -118,7 +118,7 @@ class Results:
 
         At an outside site no model is its own: the mean over the local models stands there, with no
         interval, and ``spread`` holds each of them. As they are taught other findings, a macro is the mean over
-        findings of these means.
+        findings of these means; without any, its reason is theirs where they have one in common.
         """
         look_up = self.score if metric in METRICS else self.pointing
         if arm != "local":
@@ -128,7 +128,10 @@ class Results:
         if finding == MACRO:
             figures = [self.of_arm(arm, site, one, metric) for one in self.run.run.findings]
             means = mean_over([f for f in figures if f.value is not None])
-            return replace(means, reason="" if means.value is not None else "no local model")
+            if means.value is None:
+                reasons = {f.reason for f in figures}
+                return replace(means, reason=reasons.pop() if len(reasons) == 1 else "no finding with both classes")
+            return means
         every = [look_up(arm, other.name, site.name, finding, metric) for other in self.training]
         known = [f for f in every if f.value is not None]
         if not known:

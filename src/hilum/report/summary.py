@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from hilum.report.cohorts import label_spaces, one_class_sites
+from hilum.report.cohorts import label_spaces, one_class_sites, unlabelled_sites
 from hilum.report.numbers import count, listing, plural, score
 from hilum.report.read import MACRO, RunDirectory, SiteFacts
 from hilum.report.results import METRICS, Figure, Results, above_controls, mean_over
@@ -108,7 +108,8 @@ def _lead(run: RunDirectory) -> str:
 
 
 def _compared(run: RunDirectory, results: Results) -> list[str]:
-    facts, outside = run.run, [s for s in run.sites if s.outside]
+    facts, unlabelled = run.run, unlabelled_sites(run)
+    outside = [s for s in run.sites if s.outside and s not in unlabelled]
     ways = {
         "local": "local (each hospital trains alone, on its own images)",
         "pooled": "pooled (all images in one place, which hospitals may not be able to do)",
@@ -121,12 +122,17 @@ def _compared(run: RunDirectory, results: Results) -> list[str]:
         f"{'; '.join([ways[arm] for arm in facts.arms if arm in ways] + _further_named(facts.arms))}."
     )
     where = f"Training used {plural(len(results.training), 'site')} ({listing([s.name for s in results.training])})"
-    where += (
-        f"; {listing([s.name for s in outside])} "
-        f"{'was' if len(outside) == 1 else 'were'} never trained on and only tested{ADJUSTED[facts.adjust]}."
-        if outside
-        else "; no site was kept outside."
-    )
+    if outside:
+        were = "was" if len(outside) == 1 else "were"
+        where += (
+            f"; {listing([s.name for s in outside])} {were} never trained on and only tested{ADJUSTED[facts.adjust]}"
+        )
+    if unlabelled:
+        label = "labels" if len(unlabelled) == 1 else "label"
+        where += (
+            f"; {listing([s.name for s in unlabelled])} {label} none of the findings, so that nothing there is tested"
+        )
+    where += "." if outside or unlabelled else "; no site was kept outside."
     seeds = f"Everything was repeated with {plural(len(facts.seeds), 'random seed')}."
     return [first, f"{where} {seeds} Every figure below is on test patients that no model was trained on."]
 

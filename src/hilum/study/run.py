@@ -74,6 +74,7 @@ def run_study(
     keep_freed_memory()
     sites = load_sites(study, cache_of(study))
     training = training_sites(sites)
+    _tell_unlabelled(sites)
     check_federations(study, sorted(site.name for site in training))
     check_adjust(study, sites)
     if not (run.root / "run.json").is_file():
@@ -191,6 +192,15 @@ def _tell_other_packages(run: RunDirectory) -> None:
             f"hilum: this run was begun with {', '.join(other)}: its figures may not repeat to the last digit.",
             file=sys.stderr,
         )
+
+
+def _tell_unlabelled(sites: Sequence[Site]) -> None:
+    for site in sites:
+        if site.plan.role == "outside" and np.isnan(site.targets).all():
+            print(
+                f"hilum: {site.name} labels none of the findings of the study, so that nothing there is tested.",
+                file=sys.stderr,
+            )
 
 
 def _describe(
