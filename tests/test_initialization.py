@@ -151,8 +151,6 @@ def test_a_donor_is_found_beside_the_study_file_and_one_that_is_not_weights_is_n
     )
     with pytest.raises(StudyError, match=r"Expected model\.initialization\.donor .*weights/model\.safetensors"):
         initial_model(study, 0)
-    with pytest.raises(StudyError, match=r"'mean_var' takes.*donor"):
-        initial_model(load_study(tiny_study, ["model.initialization=mean_var"]), 0)
     with pytest.raises(StudyError, match="'mean_var' has no option 'upto'"):
         load_study(tiny_study, ["model.initialization={name: mean_var, upto: stem}"])
 

@@ -101,6 +101,19 @@ def test_a_site_comes_from_the_key_of_its_name_or_from_the_longest_that_is_cut()
         ({"federation": {"strategy": "iil", "participation": 0.5}}, "expected every site in every round with 'iil'"),
         ({"federation": {"strategy": "iil", "presence": {"a": {"first": 2}}}}, "every site in every round with 'iil'"),
         ({"federation": {"topology": "hierarchy"}}, "'hierarchy' needs the option 'regions'"),
+        (
+            {"model": {"initialization": "mean_var"}},
+            "'mean_var' needs the option 'donor', as {name: mean_var, donor: model.safetensors}",
+        ),
+        ({"model": {"initialization": {"name": "transfusion", "upto": "stem"}}}, "'transfusion' needs the option 'do"),
+        (
+            {"model": {"initialization": {"name": "mean_var", "donor": 3}}},
+            "model.initialization: expected text for the option 'donor'; found 3",
+        ),
+        (
+            {"model": {"initialization": {"name": "transfusion", "donor": "a", "upto": 1}}},
+            "expected text or null for the option 'upto'; found 1",
+        ),
         ({"federation": {"topology": {"name": "hierarchy", "regions": ["a"]}}}, "Expected regions as {name: [site, …]"),
         (
             {"federation": {"topology": {"name": "hierarchy", "regions": {"x": ["a"]}, "region_rounds": 0}}},

@@ -14,7 +14,7 @@ from typing import Any
 from hilum.errors import UnknownName
 
 # What the value of an option is, by the annotation of the parameter that takes it; other annotations say nothing.
-KINDS = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "None": "null"}
+KINDS = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "text", "None": "null"}
 
 
 class Registry(Mapping[str, str]):
@@ -47,7 +47,7 @@ class Registry(Mapping[str, str]):
         return signature(getattr(named, "read", named)).parameters
 
     def check(self, name: str, options: Mapping[str, Any]) -> None:
-        """Refuse values that are no whole number, number, or true or false where an option is one (``ValueError``)."""
+        """Refuse values that are not of the ``KINDS`` that an option is of (``ValueError``)."""
         known = self.parameters(name) if options else {}
         for option, value in options.items():
             kinds = str(known[option].annotation).split(" | ") if option in known else []
@@ -70,6 +70,8 @@ class Registry(Mapping[str, str]):
 def _is(kind: str, value: object) -> bool:
     if kind == "None" or value is None:
         return kind == "None" and value is None
+    if kind == "str" or isinstance(value, str):
+        return kind == "str" and isinstance(value, str)
     if kind == "bool" or isinstance(value, bool):
         return kind == "bool" and isinstance(value, bool)
     return isinstance(value, int) or (kind == "float" and isinstance(value, float) and math.isfinite(value))

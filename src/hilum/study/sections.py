@@ -28,6 +28,10 @@ GIVEN = (
 )
 
 
+# What an option without a default may look like, in messages.
+EXAMPLES = {"donor": "model.safetensors", "regions": "{north: [a, b], …}"}
+
+
 def no_truth(value: Any) -> Any:
     """Refuse true and false where a number belongs: Python would take them as 1 and 0."""
     if isinstance(value, bool):
@@ -66,13 +70,17 @@ def checked(check: Any, name: str) -> str:
 
 
 def with_options(registry: Any, value: NamedOptions) -> NamedOptions:
-    """Check the name, that what it names takes the options, and the types of their values."""
+    """Check the name, that what it names takes the options and lacks none, and the types of their values."""
     registered(registry, value.name)
     options = value.model_extra or {}
-    known = [p for p in registry.parameters(value.name) if p not in GIVEN] if options else []
+    known = {name: option for name, option in registry.parameters(value.name).items() if name not in GIVEN}
     for option in options:
         if option not in known:
-            raise ValueError(f"'{value.name}' has no option '{option}'.{suggestion(option, known)}")
+            raise ValueError(f"'{value.name}' has no option '{option}'.{suggestion(option, list(known))}")
+    for name, option in known.items():
+        if option.default is option.empty and name not in options:
+            example = f"{{name: {value.name}, {name}: {EXAMPLES.get(name, '…')}}}"
+            raise ValueError(f"'{value.name}' needs the option '{name}', as {example}")
     registry.check(value.name, options)
     return value
 

@@ -118,10 +118,6 @@ class FederationSpec(Section):
     @classmethod
     def _known_topology(cls, value: NamedOptions) -> NamedOptions:
         options = dict(with_options(TOPOLOGIES, value).model_extra or {})
-        if value.name == "hierarchy" and "regions" not in options:
-            raise ValueError(
-                "'hierarchy' needs the option 'regions', as {name: hierarchy, regions: {north: [a, b], …}}"
-            )
         if options:
             checked(lambda name: TOPOLOGIES.load(name)(**options), value.name)
         return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -100,12 +99,6 @@ class SiteSpec(Section):
     @classmethod
     def _known_partitioner(cls, value: NamedOptions | None) -> NamedOptions | None:
         if value is not None:
-            named = PARTITIONERS.load(with_options(PARTITIONERS, value).name)
-            options = signature(named).parameters.items()
-            missing = [p for p, o in options if o.default is o.empty and p not in (value.model_extra or {})]
-            if missing:
-                raise ValueError(
-                    f"'{value.name}' needs the option '{missing[0]}', as {{name: {value.name}, {missing[0]}: …}}"
-                )
-            checked(lambda _: named(**(value.model_extra or {})), value.name)
+            options = dict(with_options(PARTITIONERS, value).model_extra or {})
+            checked(lambda name: PARTITIONERS.load(name)(**options), value.name)
         return value
