@@ -363,7 +363,10 @@ def test_demo_leaves_another_study_file_alone(tmp_path: Path) -> None:
     ("override", "told"),
     [
         ("training.round=3", "Did you mean 'rounds'?"),
-        ("model.backbone.widths=[4, 6]", "Expected values that the backbone"),
+        (
+            "model.backbone.widths=[4, 6]",
+            "model.backbone: expected three whole numbers above 0 as widths; found [4, 6].",
+        ),
     ],
 )
 def test_demo_tells_a_mistake_before_it_draws(

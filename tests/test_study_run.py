@@ -429,7 +429,10 @@ def test_ids_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
         ("model.backbone.widths=4", "expected three whole numbers above 0 as widths; found 4"),
         ("model.backbone.dilation=0", "expected a dilation of at least 1; found 0"),
         ("model.pooling={name: top_k, fraction: 1.5}", "expected a fraction above 0 and at most 1; found 1.5"),
-        ("model.pooling={name: noisy_or, floor: 2}", "Expected values that the backbone"),
+        (
+            "model.pooling={name: noisy_or, floor: 2}",
+            "model.pooling: expected a floor of at least 0 and below 1; found 2.",
+        ),
     ],
 )
 def test_option_value_that_a_model_cannot_take_is_told(value: str, told: str, tiny_study: Path, tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ def refusal(changes: dict[Any, Any]) -> str:
     return str(caught.value)
 
 
+def bag(trunk: object) -> dict[str, Any]:
+    return {"model": {"backbone": {"name": "patch_bag", "trunk": trunk}}}
+
+
 def test_study_survives_writing_and_reading() -> None:
     study = parse_study(content(label_policy="ones", model={"pooling": {"name": "top_k", "fraction": 0.2}}), "study")
     assert parse_study(yaml.safe_load(dump_study(study)), "dump") == study
@@ -61,6 +65,12 @@ def test_a_site_comes_from_the_key_of_its_name_or_from_the_longest_that_is_cut()
         ({"model": {"pooling": {"name": "top_k", "fractoin": 1}}}, "'top_k' has no option 'fractoin'. Did you mean"),
         ({"model": {"backbone": {"name": "residual", "width": [1]}}}, "Did you mean 'widths'?"),
         ({"model": {"pooling": {"name": "max", "channels": 3}}}, "'max' has no option 'channels'. Known: none."),
+        (bag({"name": "residual", "width": 8}), "model.backbone.trunk: 'residual' has no option 'width'. Did you mean"),
+        (bag({"name": "residual", "dilation": "a"}), "model.backbone.trunk: expected a whole number for the option"),
+        (bag(3), "model.backbone.trunk: expected a name, or a section with name and options; found 3"),
+        (bag({"widths": [4, 4, 8]}), "model.backbone.trunk.name: expected this key; found none"),
+        (bag("residul"), "Did you mean 'residual'?"),
+        (bag("patch_bag"), "model.backbone.trunk: expected a backbone that sees crops whole; found 'patch_bag'"),
         ({"model": {"pooling": "topk"}}, "Did you mean 'top_k'?"),
         ({"findings": ["Nodul"]}, "Did you mean 'Nodule'?"),
         ({"sites": {"a": {"database": "nih", "root": "a"}}}, "Did you mean 'nih14'?"),

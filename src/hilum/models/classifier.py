@@ -112,7 +112,8 @@ def build_model(
 ) -> LocalizingClassifier:
     """Build a classifier from ``{"name": …, option: …}`` of a backbone, a pooling and a neck.
 
-    The same seed gives the same weights, whatever the caller's random state and the neck. Raises ``UnknownName``.
+    The same seed gives the same weights, whatever the caller's random state and the neck. Raises ``UnknownName``, and
+    ``ValueError`` that begins with 'backbone: ', 'pooling: ' or 'neck: ' for options that cannot be.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -125,4 +126,7 @@ def build_model(
 
 def _construct(registry: Any, options: Mapping[str, Any], *positional: Any) -> Any:
     keywords = {key: value for key, value in options.items() if key != "name"}
-    return registry.load(options["name"])(*positional, **keywords)
+    try:
+        return registry.load(options["name"])(*positional, **keywords)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{registry.kind}: {error}") from error

@@ -75,11 +75,8 @@ def new_model(study: Study, seed: int) -> LocalizingClassifier:
     backbone, pooling, neck = (part.model_dump() for part in (spec.backbone, spec.pooling, spec.neck))
     try:
         model = build_model(backbone, pooling, len(study.findings), derive_seed(seed, "weights"), neck)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise StudyError(
-            f"Expected values that the backbone {backbone}, the neck {neck} and the pooling {pooling} take; "
-            f"it says: {error}."
-        ) from error
+    except ValueError as error:
+        raise StudyError(f"model.{error}.") from error
     model.taxonomy = Taxonomy(study.findings) if spec.taxonomy else None
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -149,7 +146,7 @@ def initial_model(study: Study, seed: int) -> LocalizingClassifier:
         trunk = {k.removeprefix("backbone."): tensor for k, tensor in state.items() if k.startswith("backbone.")}
         initialize(model.backbone, trunk, torch_generator(seed, "initialization"))
     except (TypeError, ValueError) as error:
-        raise StudyError(f"Expected values that the initialization '{spec.name}' takes; it says: {error}.") from error
+        raise StudyError(f"model.initialization: {error}.") from error
     except RunError:
         raise StudyError(
             f"Expected model.initialization.donor to be weights that a study wrote (model.safetensors); could not read "

@@ -19,5 +19,5 @@ def build_localizer(study: Study) -> Localizer | None:
     try:
         localizer: Localizer = LOCALIZERS.load(spec.name)(**(spec.model_extra or {}))
     except (TypeError, ValueError) as error:
-        raise StudyError(f"Expected values that the localizer '{spec.name}' takes; it says: {error}.") from error
+        raise StudyError(f"evaluation.localizer: {error}.") from error
     return localizer

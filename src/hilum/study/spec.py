@@ -59,6 +59,19 @@ class SplitSpec(Section):
         return self
 
 
+class BagSpec(Section):
+    """The trunk of the backbone ``patch_bag``, named with its options as a backbone is."""
+
+    trunk: NamedOptions
+
+    @field_validator("trunk")
+    @classmethod
+    def _known_trunk(cls, value: NamedOptions) -> NamedOptions:
+        if value.name == "patch_bag":
+            raise ValueError("expected a backbone that sees crops whole; found 'patch_bag', a bag of bags")
+        return with_options(BACKBONES, value)
+
+
 class ModelSpec(Section):
     """The localizing classifier."""
 
@@ -71,7 +84,10 @@ class ModelSpec(Section):
     @field_validator("backbone")
     @classmethod
     def _known_backbone(cls, value: NamedOptions) -> NamedOptions:
-        return with_options(BACKBONES, value)
+        backbone = with_options(BACKBONES, value)
+        if backbone.name == "patch_bag" and "trunk" in (options := backbone.model_extra or {}):
+            BagSpec(trunk=options["trunk"])
+        return backbone
 
     @field_validator("neck")
     @classmethod
