@@ -351,6 +351,17 @@ def default_of(key: str) -> Any:
     return model.model_fields[last]
 
 
+def test_true_is_no_number_anywhere() -> None:
+    for key in sections(Study):
+        changes: Any = True
+        for part in reversed(key.split(".")):
+            changes = {part: changes}
+        if default_of(key).annotation is bool:
+            parse_study(content() | changes, "study.yaml")
+        else:
+            assert "found true" in refusal(changes).lower(), key
+
+
 def test_the_reference_states_the_defaults() -> None:
     """Each row: key, default as YAML ('required' where there is none), meaning."""
     rows = (ROOT / "docs/reference/study-file.md").read_text(encoding="utf-8").splitlines()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from hilum.errors import HilumError
 from hilum.study.mistakes import suggestion
@@ -40,13 +41,25 @@ def no_truth(value: Any) -> Any:
 
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1), BeforeValidator(no_truth)]
+Positive = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A part of the study file; unknown keys are refused."""
+    """A part of the study file; unknown keys are refused, and true and false where a number belongs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        return no_truth(value) if _numeric(cls.model_fields[str(info.field_name)].annotation) else value
+
+
+def _numeric(annotation: Any) -> bool:
+    """Tell whether a key takes a number, perhaps beside something else."""
+    if get_origin(annotation) in (Annotated, Union, UnionType):
+        return any(_numeric(part) for part in get_args(annotation))
+    return annotation is int or annotation is float
 
 
 class NamedOptions(BaseModel):

@@ -121,7 +121,7 @@ class OptimizerSpec(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     momentum: Fraction = 0.9
     clip: Annotated[float, Field(gt=0)] = 5.0
-    warmup: Annotated[int, Field(ge=0), BeforeValidator(no_truth)] = 1
+    warmup: Annotated[int, Field(ge=0)] = 1
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
 
 

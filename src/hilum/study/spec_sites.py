@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hilum.databases import DATABASES
 from hilum.findings.policy import LABEL_POLICIES, SOFT, LabelPolicy
@@ -15,9 +15,9 @@ from hilum.images.fingerprint import NEAR
 from hilum.sites.partitioners import PARTITIONERS
 from hilum.sites.site import FRONTAL
 from hilum.study.mistakes import suggestion
-from hilum.study.sections import NamedOptions, Section, checked, no_truth, with_options
+from hilum.study.sections import NamedOptions, Section, checked, with_options
 
-Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(no_truth)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class PolicySpec(Section):
