@@ -92,15 +92,25 @@ def test_wrong_usage_exits_2_with_a_hint(arguments: list[str]) -> None:
     assert "Traceback" not in outcome.err
 
 
+def listed(out: str) -> list[str]:
+    return [re.split(r"[ (]", line.strip())[0] for line in out.splitlines()]
+
+
+def test_list_of_a_kind_tells_the_options_and_their_defaults() -> None:
+    assert "  top_k(fraction=0.1, bottom=0.0) Mean of" in hospitals.hilum("list", "poolings").out
+    assert "  residual(widths=[24, 48, 96], dilation=1) " in hospitals.hilum("list", "backbones").out
+    assert "  transfusion(donor, upto=null) " in hospitals.hilum("list", "initializations").out
+    assert "  mimic_cxr(labeller=chexpert, radiologist=false) " in hospitals.hilum("list", "databases").out
+
+
 def test_list_names_everything_a_study_may_use() -> None:
     everything = hospitals.hilum("list")
     assert everything.status == 0
+    whole = dict(re.findall(r"^(\w+):\n((?:  .*\n)+)", everything.out, re.MULTILINE))
+    assert list(whole) == list(KINDS)
     for kind in KINDS:
-        alone = hospitals.hilum("list", kind)
-        names = [line.split("  ")[1] for line in alone.out.splitlines()]
-        assert names
-        assert alone.out in everything.out
-    assert [line.split()[0] for line in hospitals.hilum("list", "databases").out.splitlines()] == list(DATABASES)
+        assert listed(hospitals.hilum("list", kind).out) == listed(whole[kind])
+    assert listed(hospitals.hilum("list", "databases").out) == list(DATABASES)
     assert [line.strip() for line in hospitals.hilum("list", "findings").out.splitlines()] == list(FINDINGS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -37,7 +38,8 @@ def list_names(
 ) -> None:
     """List the names that a study file may use: databases, poolings, backbones, strategies, …
 
-    Without KIND, lists all kinds. Nothing heavy is imported.
+    With KIND, each name has its options and their defaults, as top_k(fraction=0.1, bottom=0.0), which a study gives
+    as {name: top_k, fraction: 0.2}. Without KIND, lists all kinds.
     """
     if kind is not None and kind not in KINDS:
         raise UnknownName("kind", kind, KINDS)
@@ -49,6 +51,17 @@ def list_names(
         for entry in entries:
             if isinstance(entries, Registry):
                 summary = entries.summary(entry)
+                entry = _with_options(entries, entry) if kind else entry
             else:
                 summary = entries[entry] if isinstance(entries, dict) else ""
             typer.echo(f"  {entry:<22} {summary.replace('``', '')}".rstrip())
+
+
+def _with_options(registry: Registry, name: str) -> str:
+    from hilum.study.sections import options_of
+
+    options = [
+        option if known.default is known.empty else f"{option}={json.dumps(known.default).strip(chr(34))}"
+        for option, known in options_of(registry, name).items()
+    ]
+    return f"{name}({', '.join(options)})" if options else name
