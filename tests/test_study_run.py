@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -493,6 +494,17 @@ def test_a_run_goes_on_from_its_own_study_file(tiny_run: Path, tmp_path: Path) -
     assert "already holds a run" in refused(run / "study.yaml", run)
     assert hospitals.hilum("study", run / "study.yaml", "--out", run, "--resume").status == 0
     assert (run / "study.yaml").read_bytes() == (tiny_run / "study.yaml").read_bytes()
+
+
+def test_a_run_goes_on_whose_study_file_does_not_say_the_defaults_of_options(
+    tiny_study: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    """As those that were written by an older hilum."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    kept = yaml.safe_load((run / "study.yaml").read_text())
+    del kept["model"]["backbone"]["dilation"]
+    (run / "study.yaml").write_text(yaml.safe_dump(kept))
+    assert hospitals.hilum("study", tiny_study, "--out", run, "--resume").status == 0
 
 
 def test_a_file_is_no_directory(tiny_study: Path, tmp_path: Path) -> None:

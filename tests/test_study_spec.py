@@ -42,6 +42,30 @@ def test_dump_fills_in_every_default() -> None:
     assert resolved["sites"]["north"]["role"] == "training"
 
 
+def test_dump_fills_in_the_options_of_named_parts() -> None:
+    """Those of a name that is itself a default, of a trunk within a bag and of a further federation too."""
+    bag_of_crops = bag({"name": "residual", "dilation": 2})
+    changes = bag_of_crops | {
+        "federations": {"prox": {"strategy": "fedprox"}},
+        "evaluation": {"localizer": "occlusion"},
+    }
+    text = dump_study(parse_study(content(**changes), "study"))
+    resolved = yaml.safe_load(text)
+    trunk = {"name": "residual", "widths": [24, 48, 96], "dilation": 2}
+    assert resolved["model"]["backbone"] == {
+        "name": "patch_bag",
+        "trunk": trunk,
+        "size": 32,
+        "stride": 16,
+        "cell": "mean",
+    }
+    assert resolved["federations"]["prox"]["strategy"] == {"name": "fedprox", "mu": 0.01}
+    assert resolved["evaluation"]["localizer"] == {"name": "occlusion", "size": 16, "stride": 8}
+    assert dump_study(parse_study(resolved, "dump")) == text
+    by_default = yaml.safe_load(dump_study(parse_study(content(model={}), "study")))
+    assert by_default["model"]["backbone"] == trunk | {"dilation": 1}
+
+
 def test_a_site_comes_from_the_key_of_its_name_or_from_the_longest_that_is_cut() -> None:
     whole, cut = {"database": "folder", "root": "x"}, {"name": "iid", "num_partitions": 2}
     parted = whole | {"partition": cut}
@@ -240,7 +264,7 @@ def test_override(override: str, read: Any, tmp_path: Path) -> None:
 def test_override_of_a_bare_name_keeps_it(tmp_path: Path) -> None:
     file = write(tmp_path, hospitals.STUDY.replace("{backbone:", "{pooling: top_k, backbone:"))
     pooling = load_study(file, ["model.pooling.fraction=0.3"]).model.pooling
-    assert (pooling.name, pooling.model_extra) == ("top_k", {"fraction": 0.3})
+    assert (pooling.name, pooling.model_extra) == ("top_k", {"fraction": 0.3, "bottom": 0.0})
 
 
 @pytest.mark.parametrize(

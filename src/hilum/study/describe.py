@@ -78,7 +78,7 @@ def describe_site(site: Site) -> dict[str, Any]:
     return {
         "name": site.name,
         "database": site.plan.database,
-        "options": {str(key): str(value) for key, value in site.plan.options.items()},
+        "options": {str(key): str(value) for key, value in site.plan.options.items() if value is not None},
         **{k: getattr(site.card, k) for k in ("title", "hospital", "licence", "citation", "url", "synthetic")},
         "role": site.plan.role,
         "images": len(images),

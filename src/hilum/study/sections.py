@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -45,9 +46,12 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A part of the study file; unknown keys are refused, and true and false where a number belongs."""
+    """A part of the study file; unknown keys are refused, and true and false where a number belongs.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    Defaults are checked as what is given, so that a default name gets the defaults of its options.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -83,10 +87,13 @@ def checked(check: Any, name: str) -> str:
 
 
 def with_options(registry: Any, value: NamedOptions) -> NamedOptions:
-    """Check the name, that what it names takes the options and lacks none, and the types of their values."""
+    """Check the name, that what it names takes the options and lacks none, and the types of their values.
+
+    Return it with the defaults of all other options, as YAML can hold them.
+    """
     registered(registry, value.name)
     options = value.model_extra or {}
-    known = {name: option for name, option in registry.parameters(value.name).items() if name not in GIVEN}
+    known = options_of(registry, value.name)
     for option in options:
         if option not in known:
             raise ValueError(f"'{value.name}' has no option '{option}'.{suggestion(option, list(known))}")
@@ -95,7 +102,17 @@ def with_options(registry: Any, value: NamedOptions) -> NamedOptions:
             example = f"{{name: {value.name}, {name}: {EXAMPLES.get(name, '…')}}}"
             raise ValueError(f"'{value.name}' needs the option '{name}', as {example}")
     registry.check(value.name, options)
-    return value
+    defaults = {name: _plain(option.default) for name, option in known.items() if option.default is not option.empty}
+    return NamedOptions(name=value.name, **defaults | options)
+
+
+def _plain(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default
+
+
+def options_of(registry: Any, name: str) -> dict[str, Parameter]:
+    """Return the options of what a name stands for: the parameters that a study may set."""
+    return {option: known for option, known in registry.parameters(name).items() if option not in GIVEN}
 
 
 def registered(registry: Any, name: str) -> str:

@@ -85,9 +85,10 @@ class ModelSpec(Section):
     @classmethod
     def _known_backbone(cls, value: NamedOptions) -> NamedOptions:
         backbone = with_options(BACKBONES, value)
-        if backbone.name == "patch_bag" and "trunk" in (options := backbone.model_extra or {}):
-            BagSpec(trunk=options["trunk"])
-        return backbone
+        if backbone.name != "patch_bag":
+            return backbone
+        bag = BagSpec(trunk=(backbone.model_extra or {})["trunk"])
+        return backbone.model_copy(update=bag.model_dump())
 
     @field_validator("neck")
     @classmethod
@@ -147,15 +148,15 @@ class TrainingSpec(Section):
     @field_validator("loss")
     @classmethod
     def _known_loss(cls, value: NamedOptions) -> NamedOptions:
-        options = dict(with_options(LOSSES, value).model_extra or {})
-        LOSSES.load(value.name)(**options)
+        value = with_options(LOSSES, value)
+        LOSSES.load(value.name)(**(value.model_extra or {}))
         return value
 
     @field_validator("cell_loss")
     @classmethod
     def _known_cell_loss(cls, value: NamedOptions) -> NamedOptions:
-        options = dict(with_options(CELL_LOSSES, value).model_extra or {})
-        CELL_LOSSES.load(value.name)(**options)
+        value = with_options(CELL_LOSSES, value)
+        CELL_LOSSES.load(value.name)(**(value.model_extra or {}))
         return value
 
 
@@ -210,11 +211,11 @@ class Study(Section):
     overlap: OverlapSpec = OverlapSpec()
     images: ImagesSpec = ImagesSpec()
     split: SplitSpec = SplitSpec()
-    model: ModelSpec = ModelSpec()
-    training: TrainingSpec = TrainingSpec()
-    federation: FederationSpec = FederationSpec()
+    model: ModelSpec = Field(default_factory=ModelSpec)
+    training: TrainingSpec = Field(default_factory=TrainingSpec)
+    federation: FederationSpec = Field(default_factory=FederationSpec)
     federations: dict[str, FederationSpec] = Field(default={})
-    evaluation: EvaluationSpec = EvaluationSpec()
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
 
     @model_validator(mode="before")
     @classmethod

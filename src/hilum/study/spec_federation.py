@@ -110,23 +110,22 @@ class FederationSpec(Section):
     @field_validator("strategy")
     @classmethod
     def _known_strategy(cls, value: NamedOptions) -> NamedOptions:
-        if options := dict(with_options(STRATEGIES, value).model_extra or {}):
-            checked(lambda name: STRATEGIES.load(name)({}, **options), value.name)
+        value = with_options(STRATEGIES, value)
+        checked(lambda name: STRATEGIES.load(name)({}, **(value.model_extra or {})), value.name)
         return value
 
     @field_validator("topology")
     @classmethod
     def _known_topology(cls, value: NamedOptions) -> NamedOptions:
-        options = dict(with_options(TOPOLOGIES, value).model_extra or {})
-        if options:
-            checked(lambda name: TOPOLOGIES.load(name)(**options), value.name)
+        value = with_options(TOPOLOGIES, value)
+        checked(lambda name: TOPOLOGIES.load(name)(**(value.model_extra or {})), value.name)
         return value
 
     @field_validator("compression")
     @classmethod
     def _known_compression(cls, value: NamedOptions) -> NamedOptions:
-        if options := dict(with_options(COMPRESSIONS, value).model_extra or {}):
-            checked(lambda name: COMPRESSIONS.load(name)({}, **options), value.name)
+        value = with_options(COMPRESSIONS, value)
+        checked(lambda name: COMPRESSIONS.load(name)({}, **(value.model_extra or {})), value.name)
         return value
 
 

@@ -99,6 +99,7 @@ class SiteSpec(Section):
     @classmethod
     def _known_partitioner(cls, value: NamedOptions | None) -> NamedOptions | None:
         if value is not None:
-            options = dict(with_options(PARTITIONERS, value).model_extra or {})
+            value = with_options(PARTITIONERS, value)
+            options = value.model_extra or {}
             checked(lambda name: PARTITIONERS.load(name)(**options), value.name)
         return value

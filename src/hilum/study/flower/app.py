@@ -103,15 +103,15 @@ def federated(study: Study) -> Study:
 
 
 def path_options(spec: SiteSpec) -> dict[str, Any]:
-    """Return those options of a site's database that are paths."""
+    """Return those options of a site's database that are given as paths."""
     given = spec.database.model_extra or {}
     known = signature(DATABASES.load(spec.database.name).read).parameters if given else {}
-    return {name: value for name, value in given.items() if "Path" in str(known[name].annotation)}
+    return {name: value for name, value in given.items() if value is not None and "Path" in str(known[name].annotation)}
 
 
 def _without_paths(spec: SiteSpec) -> SiteSpec:
-    kept = {k: v for k, v in spec.database.model_dump().items() if k not in path_options(spec)}
-    return spec.model_copy(update={"root": Path(), "database": type(spec.database).model_validate(kept)})
+    database = spec.database.model_copy(update=dict.fromkeys(path_options(spec)))
+    return spec.model_copy(update={"root": Path(), "database": database})
 
 
 def write_donor(run: Path, study: Study) -> None:
