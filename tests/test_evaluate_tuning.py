@@ -98,6 +98,19 @@ def test_corrections_undo_temperature_and_prior_and_skip_what_has_one_class() ->
     assert corrections(run_of({}, outside=("east",)), FEDERATED, "east") == {}
 
 
+@pytest.mark.parametrize("negatives", [0, 1, 4])
+def test_a_hospital_of_nearly_one_class_moves_neither_the_call_nor_the_temperature_of_the_others(
+    negatives: int,
+) -> None:
+    sites = {"north": scores(2.0, 0, 0), "lone": scores(0.5, 0, 2, positive_only=True)}
+    sites["lone"].targets[:negatives] = 0
+    alone, beside = run_of({"north": sites["north"]}), run_of(sites)
+    assert tune(beside, FEDERATED) == tune(alone, FEDERATED)
+    assert corrections(beside, FEDERATED, "north") == corrections(alone, FEDERATED, "north")
+    sites["lone"].targets[:5] = 0
+    assert tune(beside, FEDERATED) != tune(alone, FEDERATED)
+
+
 def record(**values: Any) -> dict[str, Any]:
     base = {"arm": "federated", "model": "federated", "site": "north", "finding": "Mass", "metric": "ece"}
     return base | {"correction": "raw", "value": 0.1, "low": 0.05, "high": 0.2, "n": 40, "positives": 10} | values

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from hilum.evaluation.bootstrap import too_few
 from hilum.evaluation.calibration import Correction, fit_platt, fit_prior_shift, fit_temperature
 from hilum.evaluation.detection import OVERLAPS, match_boxes
 from hilum.evaluation.maps import Boxes
 from hilum.evaluation.thresholds import tune_threshold, youden_cut
 from hilum.localization.components import Threshold, detect
 from hilum.study.directory import ModelKey
-from hilum.study.outcomes import Localized, Outcomes
+from hilum.study.outcomes import Localized, Outcomes, Scores
 
 Corrections = list[list[Correction]]
 
@@ -42,18 +43,21 @@ def teachers(outcomes: Outcomes, keys: Sequence[ModelKey]) -> list[str]:
 
 
 def tune(outcomes: Outcomes, keys: Sequence[ModelKey]) -> dict[str, Tuned]:
-    """Return finding → what validation patients say of its maps."""
+    """Return finding → what validation patients say of its maps.
+
+    The call is tuned over the same hospitals as a temperature: see ``corrections``.
+    """
     sites = teachers(outcomes, keys)
     found = [one for site in sites if (one := outcomes.localized(keys, site, "val")) is not None]
     said = [outcomes.scores(keys, site, "val") for site in sites]
+    calls = [float("nan")] * len(outcomes.study.findings)
+    if said:
+        means = np.concatenate([one.scores.mean(axis=0) for one in said])
+        calls = [youden_cut(p, t) for p, t in zip(means.T, _of_both_classes(said).T, strict=True)]
     tuned = {}
-    for c, finding in enumerate(outcomes.study.findings):
+    for finding, call in zip(outcomes.study.findings, calls, strict=True):
         parts = [_of(one, finding) for one in found if finding in one.boxes]
         boxes = [b for part in parts for b in part[1]]
-        call = float("nan")
-        if said:
-            probabilities = np.concatenate([one.scores[:, :, c].mean(axis=0) for one in said])
-            call = youden_cut(probabilities, np.concatenate([one.targets[:, c] for one in said]))
         images = sum(len(b) > 0 for b in boxes)
         if not images:
             tuned[finding] = Tuned(call=call)
@@ -68,13 +72,14 @@ def tune(outcomes: Outcomes, keys: Sequence[ModelKey]) -> dict[str, Tuned]:
 def corrections(outcomes: Outcomes, keys: Sequence[ModelKey], site: str) -> dict[str, Corrections]:
     """Return 'temperature' and, where the site has validation patients, 'prior': a correction of each seed and finding.
 
-    The temperature is fitted over the hospitals that taught the model and hold both classes of the finding: one that
-    holds positives alone would make every model look too modest. The prior is fitted on top of it at the site itself.
+    The temperature is fitted over the hospitals that taught the model and hold ``FEWEST_OF_CLASS`` patients or more of
+    both classes of the finding: one that holds positives alone would make every model look too modest. The prior is
+    fitted on top of it at the site itself.
     """
     said = [outcomes.scores(keys, name, "val") for name in teachers(outcomes, keys)]
     if not said:
         return {}
-    scores, targets = np.concatenate([s.scores for s in said], axis=1), np.concatenate([_both(s.targets) for s in said])
+    scores, targets = np.concatenate([s.scores for s in said], axis=1), _of_both_classes(said)
     columns = range(targets.shape[1])
     warm = [[fit_temperature(one[:, c], targets[:, c]) for c in columns] for one in scores]
     found = {"temperature": warm}
@@ -96,9 +101,9 @@ def counted(found: Localized, finding: str) -> NDArray[np.bool_]:
     return np.asarray(boxed | (found.targets[:, [*found.boxes].index(finding)] == 0))
 
 
-def _both(targets: NDArray[np.float64]) -> NDArray[np.float64]:
-    both = (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
-    return np.where(both, targets, np.nan)
+def _of_both_classes(said: Sequence[Scores]) -> NDArray[np.float64]:
+    """Return the labels (N, C) of hospitals, unknown where one of them has too few patients of a class."""
+    return np.concatenate([np.where(too_few(one.targets, one.patients), np.nan, one.targets) for one in said])
 
 
 def _of(
