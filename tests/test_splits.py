@@ -124,6 +124,10 @@ def test_chunks_show_each_image_at_most_once_and_all_without_a_limit(
     kept = [min(n, limit or n) for n in (a, b)]
     assert len(set(seen)) == len(seen) == sum(kept)
     assert seen == sorted(seen)
+    mixed = [batch for _ in range(2) for batch in sites.mixed(size, limit)]
+    pairs = [(int(s), round(float(i[0, 0, 0]) * 255)) for b in mixed for s, i in zip(b.source, b.images, strict=True)]
+    assert pairs[: len(seen)] == pairs[len(seen) :]
+    assert sorted(pairs[: len(seen)]) == seen
 
 
 def test_a_batch_holds_the_pixels_and_the_targets_of_its_rows() -> None:

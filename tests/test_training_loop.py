@@ -14,6 +14,7 @@ from fakes import FakeSite, fake_site, fake_trainer, tensors_of, tiny_model
 from hilum.errors import TrainingError
 from hilum.images.augmentation import Augmentation
 from hilum.models.classifier import build_model
+from hilum.study.voices import Voice, adapt
 from hilum.training.inference import infer
 from hilum.training.loop import estimate_norm_stats
 from hilum.training.losses.masked_bce import masked_bce
@@ -188,6 +189,27 @@ def test_recalibration_depends_on_the_images_and_not_on_the_old_statistics() -> 
     assert fingerprint(first) == fingerprint(second) != fingerprint(state)
     expected = statistics(tiny_model(), tensors_of(SITE, "train")[0])[0]
     torch.testing.assert_close(first["backbone.stem.1.running_mean"], expected)
+
+
+def two_kinds(name: str, *kinds: int) -> FakeSite:
+    """Films of two kinds of device, row by row: dark (0) and bright (1)."""
+    site = fake_site(name, train=len(kinds), val=0)
+    site.stored[:] = site.stored // 4 + 190 * np.array(kinds, np.uint8)[:, None, None]
+    return site
+
+
+@pytest.mark.parametrize(
+    "sites",
+    [(two_kinds("dark", *[0] * 64), two_kinds("bright", *[1] * 64)), (two_kinds("sorted", *[0] * 64, *[1] * 64),)],
+    ids=["pooled", "sorted"],
+)
+def test_estimated_variance_counts_what_lies_between_sources_and_kinds_of_film(sites: tuple[FakeSite, ...]) -> None:
+    images, model = torch.cat([tensors_of(site, "train")[0] for site in sites]), tiny_model()
+    together = statistics(model, images)[1]
+    pooled = fake_trainer(*sites, batch=8).recalibrate(copy_state(model))["backbone.stem.1.running_var"]
+    torch.testing.assert_close(pooled, together, rtol=0.1, atol=1e-3)
+    adapt([Voice(model, np.ones(2, np.float32))], images, "float32")
+    torch.testing.assert_close(stem(model)[1].running_var, together, rtol=0.1, atol=1e-3)
 
 
 def test_the_rate_warms_up_and_falls_to_the_floor() -> None:

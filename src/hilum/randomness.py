@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,11 @@ def derive_seed(*keys: int | str) -> int:
 def numpy_generator(*keys: int | str) -> np.random.Generator:
     """Return a NumPy generator for the keys."""
     return np.random.default_rng(derive_seed(*keys))
+
+
+def fixed_order(count: int) -> NDArray[np.int64]:
+    """Return 0 … ``count`` − 1 in a random order that is always the same: any part of it is much like the whole."""
+    return numpy_generator(0, "fixed order").permutation(count)
 
 
 def torch_generator(*keys: int | str) -> torch.Generator:

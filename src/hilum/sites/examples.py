@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hilum.randomness import fixed_order
 from hilum.sites.site import Site
 from hilum.sites.weights import site_shares
 
@@ -118,9 +119,27 @@ class Examples:
 
     def chunks(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield every image once, in order, at most ``limit`` of each source (evenly spread)."""
-        for k, (_, rows) in enumerate(self.sources):
-            count = len(rows) if limit is None else min(limit, len(rows))
-            positions = np.linspace(0, len(rows) - 1, count).astype(np.int64)
-            for start in range(0, count, size):
+        for k, positions in enumerate(self._spread(limit)):
+            for start in range(0, len(positions), size):
                 part = positions[start : start + size]
                 yield self.batch(np.full(len(part), k, np.int64), part)
+
+    def mixed(self, size: int, limit: int | None = None) -> Iterator[Batch]:
+        """Yield the images of ``chunks`` in one fixed order across all sources, so that each batch is like the whole.
+
+        Statistics of a batch would else be those of one source, or of one kind of film where rows are sorted by it.
+        """
+        spread = self._spread(limit)
+        source, position = np.repeat(np.arange(len(spread)), [len(p) for p in spread]), np.concatenate(spread)
+        order = fixed_order(len(position))
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            yield self.batch(source[part], position[part])
+
+    def _spread(self, limit: int | None) -> list[NDArray[np.int64]]:
+        """Return at most ``limit`` positions in the rows of each source, evenly spread."""
+        counts = [len(rows) if limit is None else min(limit, len(rows)) for _, rows in self.sources]
+        return [
+            np.linspace(0, len(rows) - 1, count).astype(np.int64)
+            for count, (_, rows) in zip(counts, self.sources, strict=True)
+        ]

@@ -13,6 +13,7 @@ from torch import Tensor
 from hilum.errors import RunError, StudyError
 from hilum.models.classifier import LocalizingClassifier
 from hilum.models.site_heads import FeatureMoments
+from hilum.randomness import fixed_order
 from hilum.sites.site import Site
 from hilum.study.arms import WEIGHTS, is_trained, load_model, new_model, own_file, run_device
 from hilum.study.directory import ModelKey, RunDirectory
@@ -193,9 +194,10 @@ def adapt(voices: Sequence[Voice], images: Tensor, precision: str) -> None:
             f"Expected {LEAST_IMAGES} images or more of one hospital, for --adjust images; found {len(images)}. "
             "Leave --adjust out."
         )
+    mixed = images[torch.from_numpy(fixed_order(len(images)))]
     for voice in voices:
         device, heads = next(voice.model.parameters()).device, voice.model.site_heads
-        parts = [part.to(device) for part in images.split(ADAPT_BATCH)]
+        parts = [part.to(device) for part in mixed.split(ADAPT_BATCH)]
         if heads is not None:
             with torch.no_grad(), autocast(device, precision):
                 seen = FeatureMoments.of([voice.model.features(part).cpu() for part in parts])

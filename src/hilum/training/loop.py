@@ -245,7 +245,7 @@ class LocalTrainer:
         """Return ``state`` with normalization statistics estimated anew on this participant's training images."""
         self.model.load_state_dict(state)
         images = (
-            batch.images.to(self.device) for batch in self.train_examples.chunks(4 * self.plan.batch, MOMENT_IMAGES)
+            batch.images.to(self.device) for batch in self.train_examples.mixed(4 * self.plan.batch, MOMENT_IMAGES)
         )
         estimate_norm_stats(self.model, images, self.plan.precision)
         return copy_state(self.model)
@@ -304,7 +304,8 @@ def trained_norms(model: LocalizingClassifier) -> list[torch.nn.BatchNorm2d]:
 def estimate_norm_stats(model: LocalizingClassifier, batches: Iterable[Tensor], precision: str = "float32") -> None:
     """Set the model's normalization statistics to the averages over unlabelled images (AdaBN, Li et al. 2018).
 
-    Frozen parts, which stay in evaluation mode while the model trains, keep theirs.
+    The variance is the mean of those within the batches, so each batch should be a random part of all images
+    (``Examples.mixed``). Frozen parts, which stay in evaluation mode while the model trains, keep theirs.
     """
     norms = trained_norms(model)
     momenta = [m.momentum for m in norms]
