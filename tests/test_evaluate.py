@@ -129,7 +129,6 @@ def test_detections_count_negative_images(content: dict[str, Any]) -> None:
         "froc",
         "froc@0.125",
         "froc@8",
-        "iou_called",
         "iobb>0.7",
         "false_boxes_iobb@0.1",
         "false_boxes_iou@0.1",
@@ -652,3 +651,16 @@ def test_controls_have_a_cut_of_their_own_and_the_seeds_call_together(tiny_run: 
     called = [r for (finding, metric), r in low.items() if metric == "iou_called" and finding != MACRO]
     assert called
     assert all(r["value"] == low[r["finding"], "iou"]["value"] for r in called)  # all images, with both seeds
+
+
+def test_a_finding_whose_call_was_not_tuned_is_called_from_a_half_in_every_figure(tiny_run: Path) -> None:
+    outcomes = Outcomes(load_study(tiny_run / "study.yaml"), RunDirectory(tiny_run))
+    found = outcomes.localized([ModelKey(0, "federated", "federated")], "north")
+    assert found is not None
+    half = replace(found, scores=np.where(np.arange(len(found.ids)) % 2, 0.5, 0.49)[None, :, None] + 0 * found.scores)
+    untuned, tuned = (
+        list(Localization(outcomes).figures(half, None, "north", {f: Tuned(0.2, call=call) for f in FINDINGS}))
+        for call in (float("nan"), 0.5)
+    )
+    assert {"iou_called", "rodeo"} <= {r["metric"] for r in untuned}
+    assert repr(untuned) == repr(tuned)

@@ -64,7 +64,7 @@ class Localization:
             threshold={f: tuned[f].threshold for f in boxed.boxes},
             controls={f: self._measured(site, f, b, boxed.patients) for f, b in boxed.boxes.items()},
             called=np.broadcast_to(
-                boxed.scores.mean(axis=0) >= np.array([tuned[f].call for f in boxed.boxes]), boxed.scores.shape
+                boxed.scores.mean(axis=0) >= np.array([tuned[f].called_from for f in boxed.boxes]), boxed.scores.shape
             ),
             **self.options,
         )
@@ -131,8 +131,7 @@ class Localization:
             unlearnt = _detected(found, self._chosen(found, shuffled), dict.fromkeys(found.boxes, UNTUNED))
         ranked = evaluate_detections(detections, found.boxes, known, found.patients, controls=controls, **self.options)
         yield ranked, {} if unlearnt is None else _ranked_means(unlearnt, found, known)
-        calls = np.array([0.5 if np.isnan(tuned[f].call) else tuned[f].call for f in found.boxes])
-
+        calls = np.array([tuned[f].called_from for f in found.boxes])
         asked = dict(zip(found.boxes, (known & (mean >= calls)).T, strict=True))
 
         def called(every: Mapping[str, Sequence[Detections]]) -> dict[str, Boxes]:

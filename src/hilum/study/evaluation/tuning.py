@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +33,11 @@ class Tuned:
     images: int = 0
     call: float = float("nan")
     box_score: Correction = field(default_factory=Correction)
+
+    @property
+    def called_from(self) -> float:
+        """The probability from which the finding is called: 0.5 where nothing was tuned."""
+        return 0.5 if math.isnan(self.call) else self.call
 
 
 def teachers(outcomes: Outcomes, keys: Sequence[ModelKey]) -> list[str]:
