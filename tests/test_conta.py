@@ -173,6 +173,18 @@ def test_the_loss_is_least_where_masks_are_what_the_map_is_sure_of() -> None:
     assert neck.loss(maps, right, torch.full((2, 1), torch.nan)) is None
 
 
+def test_a_mask_that_is_surely_wrong_still_learns() -> None:
+    neck = Conta((8,), 1, width=4)
+    torch.nn.init.zeros_(neck.network[1].weight)
+    torch.nn.init.constant_(neck.network[1].bias, 20.0)
+    masks = neck.look(lambda m: m, torch.rand(2, 8, 4, 4))[1]
+    loss = neck.loss(torch.rand(2, 1, 4, 4), masks, torch.zeros(2, 1))
+    assert loss is not None
+    assert 15 < float(loss.detach()) < 17
+    loss.backward()
+    torch.testing.assert_close(neck.network[1].bias.grad, torch.ones(1), rtol=0.1, atol=0)
+
+
 def test_context_is_what_the_paper_says() -> None:
     neck = Conta((8,), 3, grid=2, width=5)
     neck.mask_sums.uniform_()

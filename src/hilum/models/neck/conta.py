@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hilum.errors import MissingExtra
+from hilum.models.cells import cell_cross_entropy, cell_probabilities
 from hilum.models.neck.base import Neck
 
 
@@ -80,7 +81,7 @@ class Conta(Neck):
     def look(self, joint: Callable[[Tensor], Tensor], *pyramid: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, D, h, w) and masks (B, C, h, w)."""
         features = pyramid[-1]
-        masks = joint(self.network(features.detach()).sigmoid())
+        masks = joint(cell_probabilities(self.network(features.detach())))
         context = F.interpolate(self.context(masks.detach()), features.shape[2:], mode="bilinear", antialias=True)
         out: Tensor = features + self.join(torch.cat([features, context], 1))
         return out, masks
@@ -99,16 +100,9 @@ class Conta(Neck):
 
     def loss(self, maps: Tensor, masks: Tensor, targets: Tensor) -> Tensor | None:
         """Return the cross-entropy of the masks with what the classifier's maps say; None without a known label."""
-        known = ~targets.isnan()
-        if not bool(known.any()):
-            return None
         share = maps.detach() / maps.detach().amax((2, 3), keepdim=True).clamp(min=1e-6)
-        positive = (targets >= 0.5)[:, :, None, None]
-        label = (positive & (share >= self.foreground)).float()
-        counted = (~positive | (share >= self.foreground) | (share <= self.background)) & known[:, :, None, None]
-        costs = F.binary_cross_entropy(masks, label, reduction="none") * counted
-        means = costs.sum((2, 3)) / counted.sum((2, 3)).clamp(min=1)
-        return self.weight * means.sum() / known.sum()
+        cost = cell_cross_entropy(masks, targets, share >= self.foreground, share <= self.background)
+        return None if cost is None else self.weight * cost
 
     def counts_in(self, round_: int, rounds: int) -> bool:
         """Tell whether an iteration after the first begins with the round."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from hilum.models.cells import cell_cross_entropy
 from hilum.training.cell_losses.base import CellLoss
 from hilum.training.losses.base import in_range
 
@@ -27,15 +26,8 @@ class SelfGuided(CellLoss):
 
     def __call__(self, maps: Tensor, targets: Tensor, progress: float) -> Tensor | None:
         """Return the weighted term; None before ``start`` and where no label is known."""
-        known = ~targets.isnan()
-        if progress <= self.start or not bool(known.any()):
+        if progress <= self.start:
             return None
-        cells = maps.float().flatten(2)
-        positive = (targets >= 0.5)[:, :, None]
-        label = (positive & (cells > self.high)).float()
-        counted = ~positive | (cells > self.high) | (cells < self.low)
-        counted = (counted & known[:, :, None]).float()
-        costs = F.binary_cross_entropy(cells, label, reduction="none")
-        means = (costs * counted).sum(2) / counted.sum(2).clamp(min=1)
+        cost = cell_cross_entropy(maps, targets, maps > self.high, maps < self.low)
         rise = (progress - self.start) / (1 - self.start)
-        return self.weight * rise * torch.sum(means) / known.sum()
+        return None if cost is None else self.weight * rise * cost
