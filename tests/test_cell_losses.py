@@ -11,6 +11,7 @@ import torch
 
 from fakes import EVEN, fake_site, fake_trainer
 from hilum.errors import StudyError
+from hilum.models import POOLINGS
 from hilum.study.federations import federation_spec, training_plan
 from hilum.study.spec import load_study
 from hilum.training.cell_losses import CELL_LOSSES
@@ -55,10 +56,14 @@ def test_the_weight_rises_on_a_line_after_a_third_of_the_rounds() -> None:
         torch.testing.assert_close(loss(MAPS, targets, progress), weight * whole)
 
 
-def test_a_cell_that_is_surely_wrong_still_learns() -> None:
-    cells = torch.full((1, 1, 1, 4), 16.0, requires_grad=True)
-    loss = SelfGuided(weight=1.0, start=0.0)(cells.sigmoid(), torch.tensor([[0.0]]), 0.999999)
+@pytest.mark.parametrize("sure", [16.0, 20.0, 1e9])
+@pytest.mark.parametrize("pooling", ["mean", "gated_attention"])
+def test_a_cell_that_is_surely_wrong_still_learns(pooling: str, sure: float) -> None:
+    cells = torch.full((1, 1, 1, 4), sure, requires_grad=True)
+    maps = POOLINGS.load(pooling)(3, 1)(cells, torch.zeros(1, 3, 1, 4))[1]
+    loss = SelfGuided(weight=1.0, start=0.0)(maps, torch.tensor([[0.0]]), 0.999999)
     assert loss is not None
+    assert 15 < float(loss.detach()) < 17
     torch.testing.assert_close(torch.autograd.grad(loss, cells)[0], torch.full((1, 1, 1, 4), 0.25), rtol=0.1, atol=0)
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, nn
+
+from hilum.models.cells import cell_probabilities
 
 
 class Pooling(nn.Module):
@@ -21,8 +26,19 @@ class Pooling(nn.Module):
 
         Shapes: ``cells`` logits (B, C, h, w); ``features`` (B, D, h, w).
         """
-        return self.pool(cells.flatten(2)), cells.sigmoid()
+        return self.pool(cells.flatten(2)), cell_probabilities(cells)
 
     def pool(self, logits: Tensor) -> Tensor:
         """Return image logits (B, C) of cell logits (B, C, N)."""
         raise NotImplementedError
+
+
+def attention_maps(weights: Tensor, logits: Tensor) -> Tensor:
+    """Return attention over its highest × probability, of attention and cell logits, all (B, C, N)."""
+    return weights / weights.amax(2, keepdim=True) * cell_probabilities(logits)
+
+
+def log_mean_exp(logits: Tensor, sharpness: Tensor | float) -> Tensor:
+    """Return (1/r) log[(1/N) Σ exp(r s_i)], (B, C), of cell logits (B, C, N); ``sharpness`` r > 0, (C, 1) or one."""
+    mean = torch.logsumexp(sharpness * logits, 2, keepdim=True) - math.log(logits.shape[2])
+    return (mean / sharpness).squeeze(2)

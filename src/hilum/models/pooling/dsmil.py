@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hilum.models.pooling.base import Pooling
+from hilum.models.pooling.base import Pooling, attention_maps
 
 
 class DsmilPooling(Pooling):
@@ -40,5 +40,4 @@ class DsmilPooling(Pooling):
         weights = scores.softmax(2)
         second = torch.einsum("cd,bdn->bcn", self.rows, self.value(features).flatten(2)) + self.bias[:, None]
         logits = (highest[:, :, 0] + (weights * second).sum(2)) / 2
-        relative = weights / weights.amax(2, keepdim=True)
-        return logits, (relative * ((flat + second) / 2).sigmoid()).view_as(cells)
+        return logits, attention_maps(weights, (flat + second) / 2).view_as(cells)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hilum.models.pooling.base import Pooling
+from hilum.models.pooling.base import Pooling, attention_maps
 
 
 class GatedAttentionPooling(Pooling):
@@ -29,6 +29,5 @@ class GatedAttentionPooling(Pooling):
         """Return S = Σ a_i s_i with a = softmax(wᵀ(tanh(V z) ⊙ σ(U z))), and the maps."""
         scores = self.attention(torch.tanh(self.content(features)) * self.gate(features).sigmoid())
         weights = scores.flatten(2).softmax(2)
-        logits = (weights * cells.flatten(2)).sum(2)
-        relative = (weights / weights.amax(2, keepdim=True)).view_as(cells)
-        return logits, relative * cells.sigmoid()
+        flat = cells.flatten(2)
+        return (weights * flat).sum(2), attention_maps(weights, flat).view_as(cells)

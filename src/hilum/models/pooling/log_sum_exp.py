@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
-from hilum.models.pooling.base import Pooling
+from hilum.models.pooling.base import Pooling, log_mean_exp
 
 
 class LogSumExpPooling(Pooling):
@@ -24,5 +23,4 @@ class LogSumExpPooling(Pooling):
 
     def pool(self, logits: Tensor) -> Tensor:
         """Return S = (1/r) log[(1/N) Σ exp(r s_i)]."""
-        r = self.sharpness
-        return (torch.logsumexp(r * logits, 2) - math.log(logits.shape[2])) / r
+        return log_mean_exp(logits, self.sharpness)

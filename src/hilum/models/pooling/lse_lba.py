@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hilum.models.pooling.base import Pooling
+from hilum.models.pooling.base import Pooling, log_mean_exp
 
 
 class LseLbaPooling(Pooling):
@@ -27,5 +27,4 @@ class LseLbaPooling(Pooling):
 
     def pool(self, logits: Tensor) -> Tensor:
         """Return S = (1/r) log[(1/N) Σ exp(r s_i)] with r = r₀ + exp(β) of each finding."""
-        r = self.lower_bound + self.beta.exp()
-        return (torch.logsumexp(r[:, None] * logits, 2) - math.log(logits.shape[2])) / r
+        return log_mean_exp(logits, self.lower_bound + self.beta.exp()[:, None])

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hilum.models.pooling.base import Pooling
+from hilum.models.pooling.base import Pooling, attention_maps
 
 
 class TransformerPooling(Pooling):
@@ -39,5 +39,4 @@ class TransformerPooling(Pooling):
         tokens = self.encoder(self.embed(features.flatten(2).transpose(1, 2)))
         weights = (torch.einsum("cd,bnd->bcn", self.queries, tokens) / math.sqrt(tokens.shape[2])).softmax(2)
         flat = cells.flatten(2)
-        relative = weights / weights.amax(2, keepdim=True)
-        return (weights * flat).sum(2), (relative * flat.sigmoid()).view_as(cells)
+        return (weights * flat).sum(2), attention_maps(weights, flat).view_as(cells)
