@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from hilum.errors import DataError
+from hilum.evaluation.bootstrap import mean_of_known
 from hilum.evaluation.boxes import Floats
+
+AT_ONCE = 64  # images whose ranks are held
 
 
 def rank_correlation(first: ArrayLike, second: ArrayLike) -> Floats:
@@ -24,25 +29,30 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> Floats:
     return np.divide((x * y).sum(axis=1), size, out=np.full(len(a), np.nan), where=size > 0)
 
 
-def other_findings(maps: ArrayLike, finding: int) -> tuple[Floats, Floats]:
-    """Return how far the map of a finding is that of the others of its image, (N,) each.
+def other_findings(maps: ArrayLike) -> tuple[Floats, Floats]:
+    """Return how far the map of each finding is that of the others of its image, (N, C) each.
 
     ``maps`` (N, C, H, W). First the mean of ``rank_correlation`` with each other finding, second the share of them
     whose highest cell is the same. A model that tells findings apart on the image has low values of both; NaN where
     there is no other finding.
     """
-    m = np.asarray(maps, dtype=np.float64)
-    others = [k for k in range(m.shape[1]) if k != finding]
-    if not others:
-        return np.full(len(m), np.nan), np.full(len(m), np.nan)
-    same = np.stack([rank_correlation(m[:, finding], m[:, k]) for k in others])
-    known = ~np.isnan(same)
-    count = known.sum(axis=0)
-    mean = np.divide(np.where(known, same, 0).sum(axis=0), count, out=np.full(len(m), np.nan), where=count > 0)
-    peaks = m.reshape(*m.shape[:2], m.shape[2] * m.shape[3]).argmax(axis=2)
-    return mean, (peaks[:, others] == peaks[:, [finding]]).mean(axis=1)
+    m = np.asarray(maps)
+    parts = [_other_findings(m[start : start + AT_ONCE]) for start in range(0, max(len(m), 1), AT_ONCE)]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
-def _centred_ranks(maps: Floats) -> Floats:
-    ranks = rankdata(maps.reshape(len(maps), maps.shape[1] * maps.shape[2]), axis=1)
-    return np.asarray(ranks - ranks.mean(axis=1, keepdims=True), dtype=np.float64)
+def _other_findings(maps: NDArray[Any]) -> tuple[Floats, Floats]:
+    ranks, own = _centred_ranks(maps), np.eye(maps.shape[1], dtype=bool)
+    products = np.einsum("nax,nbx->nab", ranks, ranks, optimize=True)
+    squares = products[:, own]
+    size = np.sqrt(squares[:, :, None] * squares[:, None])
+    same = np.divide(products, size, out=np.full(products.shape, np.nan), where=(size > 0) & ~own)
+    peaks = maps.reshape(*maps.shape[:2], maps.shape[2] * maps.shape[3]).argmax(axis=2)
+    shared = np.where(own, np.nan, peaks[:, :, None] == peaks[:, None])
+    return mean_of_known(same, axis=2), mean_of_known(shared, axis=2)
+
+
+def _centred_ranks(maps: NDArray[Any]) -> Floats:
+    """Return the ranks of the cells of maps (..., H, W) less their mean: (..., H · W)."""
+    ranks = rankdata(maps.reshape(*maps.shape[:-2], maps.shape[-2] * maps.shape[-1]), axis=-1)
+    return np.asarray(ranks - ranks.mean(axis=-1, keepdims=True), dtype=np.float64)

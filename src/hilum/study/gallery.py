@@ -49,10 +49,10 @@ def choose_misses(outcomes: Outcomes, keys: Sequence[ModelKey], site: Site) -> d
         return {}
     row = {str(image): k for k, image in enumerate(site.manifest.images["image_id"])}
     chosen: dict[int, str] = {}
-    for c, (finding, boxes) in enumerate(found.boxes.items()):
+    for finding, boxes in found.boxes.items():
         boxed = [k for k, b in enumerate(boxes) if len(b) and row[str(found.ids[k])] not in chosen]
         if boxed:
-            points = hottest_points(found.maps[0, boxed, c])
+            points = hottest_points(found.maps_of(finding)[0, boxed])
             apart = np.array([_distance(p, boxes[k]) for p, k in zip(points, boxed, strict=True)])
             worst = [k for k in np.argsort(-apart, kind="stable")[:MISSES] if apart[k] > 0]
             chosen |= {row[str(found.ids[boxed[k]])]: finding for k in worst}

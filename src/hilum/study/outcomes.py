@@ -74,8 +74,12 @@ class Localized:
 
     @property
     def maps(self) -> NDArray[np.float32]:
-        """Maps of the findings with boxes."""
+        """Maps of the findings with boxes, a copy."""
         return self.every[:, :, self.columns]
+
+    def maps_of(self, finding: str) -> NDArray[np.float32]:
+        """Return the maps (S, n, H, W) of one of the findings with boxes, a view."""
+        return self.every[:, :, self.columns[[*self.boxes].index(finding)]]
 
     def with_boxes(self) -> Localized:
         """Return the images that have a box of any of the findings."""

@@ -74,22 +74,20 @@ class Localization:
 
     def checks(self, found: Localized, shuffled: Maps | None) -> Iterator[Record]:
         """Yield whether the maps of a finding on its images depend on the weights, and on the finding."""
-        for c, (finding, boxes) in enumerate(found.boxes.items()):
+        boxed = found.with_boxes()
+        others = np.stack([other_findings(one) for one in boxed.every], axis=1)
+        for (finding, boxes), column in zip(boxed.boxes.items(), boxed.columns, strict=True):
             rows = np.flatnonzero([len(b) > 0 for b in boxes])
             if not len(rows):
                 continue
-            own = found.maps[:, rows, c]
-            values = dict(zip(("other_findings", "same_peak"), self._others(found, rows, c), strict=True))
+            values = dict(zip(("other_findings", "same_peak"), others[:, :, rows, column], strict=True))
             if shuffled is not None:
-                blind = shuffled.chosen(found.ids[rows])[:, :, self.outcomes.study.findings.index(finding)]
-                values["shuffled"] = np.stack([rank_correlation(a, b) for a, b in zip(own, blind, strict=True)])
+                blind = shuffled.chosen(boxed.ids[rows])[:, :, self.outcomes.study.findings.index(finding)]
+                pairs = zip(boxed.maps_of(finding)[:, rows], blind, strict=True)
+                values["shuffled"] = np.stack([rank_correlation(a, b) for a, b in pairs])
             for check, value in values.items():
-                estimate = asdict(evaluate_per_image(value, found.patients[rows], **self.options))
+                estimate = asdict(evaluate_per_image(value, boxed.patients[rows], **self.options))
                 yield {"finding": finding, "check": check, **{k: estimate[k] for k in ("value", "low", "high", "n")}}
-
-    def _others(self, found: Localized, rows: NDArray[np.intp], c: int) -> tuple[Floats, Floats]:
-        per = [other_findings(one[rows], found.columns[c]) for one in found.every]
-        return np.stack([p[0] for p in per]), np.stack([p[1] for p in per])
 
     def _of_shuffled(self, boxed: Localized, shuffled: Maps) -> Means:
         """Return finding → figure → its mean for maps of the models with shuffled weights."""

@@ -116,7 +116,7 @@ def _of(
     found: Localized, finding: str
 ) -> tuple[NDArray[np.float32], list[NDArray[np.float64]], NDArray[np.float64], NDArray[np.bool_]]:
     c = [*found.boxes].index(finding)
-    return found.maps[:, :, c], found.boxes[finding], found.scores[:, :, c], counted(found, finding)
+    return found.maps_of(finding), found.boxes[finding], found.scores[:, :, c], counted(found, finding)
 
 
 def _box_score(
