@@ -13,10 +13,11 @@ from hilum.models.classifier import LocalizingClassifier
 
 @dataclass(frozen=True)
 class OptimizerPlan:
-    """``lr`` of trunk and neck at the first round, ``head_lr`` times that for head and pooling.
+    """``lr`` of trunk and neck, ``head_lr`` times that for head and pooling, of which each round takes a share.
 
-    The rate warms up over ``warmup`` rounds. Over all rounds it falls to ``floor``·lr along ``schedule``, a cosine or a
-    line, or stays ('constant').
+    Over all rounds the share falls from 1 towards ``floor`` along ``schedule``, a cosine or a line, or stays 1
+    ('constant'). Round k of the first ``warmup`` takes k / (warmup + 1) of its share: with a warm-up no round of a
+    falling schedule takes the whole ``lr``.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
