@@ -10,10 +10,10 @@ from hilum.evaluation.maps import Boxes, iou
 from hilum.localization.components import Threshold
 
 CUTS = tuple(round(0.1 + 0.05 * k, 2) for k in range(17))
-FEWEST = 10
+FEWEST_TO_TUNE = 10  # images with boxes
 
 
-def tune_threshold(maps: ArrayLike, boxes: Boxes, fewest: int = FEWEST) -> Threshold:
+def tune_threshold(maps: ArrayLike, boxes: Boxes, fewest: int = FEWEST_TO_TUNE) -> Threshold:
     """Return the threshold of ``CUTS`` at which the mean IoU of mask and boxes is highest on validation patients.
 
     ``maps`` (N, H, W) or, for S training seeds, (S, N, H, W); ``boxes`` of one finding per image. With boxes on fewer
