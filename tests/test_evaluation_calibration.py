@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from hilum.errors import DataError
+from hilum.evaluation.bootstrap import interval, resample
 from hilum.evaluation.calibration import (
     Correction,
     evaluate_calibration,
@@ -130,6 +131,24 @@ def test_a_table_of_errors_averages_seeds_and_findings():
     assert table["macro"].value == table["Mass"].value
     assert (table["macro"].findings, table["Edema"].n) == (1, 0)
     assert np.isnan(table["Edema"].value)
+
+
+@pytest.mark.parametrize(
+    ("p", "t", "lowest"),
+    [(*patients(60), False), (np.full(12, 0.4), np.tile([0.0, 1.0], 6), True)],
+    ids=["apart", "cut at 0"],
+)
+def test_an_interval_is_the_basic_one(p, t, lowest):
+    """Resamples of few patients err upwards: the percentile interval is turned round the value, and cut at 0."""
+    who = np.arange(len(p))
+    one = evaluate_calibration(p[:, None], t[:, None], who, ["Mass"], resamples=300)["Mass"]
+    sample = resample(
+        lambda weights: expected_calibration_error(p[:, None], t[:, None], weights)[:, None], who, 300, seed=0
+    )
+    low, high = interval(sample.resamples[:, 0])
+    assert (one.low, one.high) == pytest.approx((max(2 * one.value - high, 0), 2 * one.value - low))
+    assert (one.low == 0) == lowest
+    assert high > one.high + 0.05
 
 
 def test_a_calibration_error_of_few_patients_has_no_interval():

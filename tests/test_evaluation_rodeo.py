@@ -45,6 +45,19 @@ def test_a_wrong_finding_in_the_right_place_costs_its_class_alone():
     assert np.isnan(found[:, 0]).all()
 
 
+@pytest.mark.parametrize(("images", "place", "told"), [(2, 2**-0.0625, 1), (1, 1, 0)])
+def test_boxes_meet_those_of_their_finding_as_far_as_findings_of_images_are_told(images, place, told):
+    """Two findings a quarter of a width apart, each found where the other is: their generalized IoU is 0.6.
+
+    With an image that shows neither, and is told so, ω = 1 and 0.6 + 1 is more than 1; without it ω = 0.
+    """
+    left, right = [0.0, 0.0, 0.4, 0.4], [0.1, 0.0, 0.5, 0.4]
+    predicted, true = (
+        {"Mass": [[a], NONE][:images], "Nodule": [[b], NONE][:images]} for a, b in ((left, right), (right, left))
+    )
+    np.testing.assert_allclose(figures(predicted, true)[1:, -1], [place, 1, told])
+
+
 def test_as_the_authors_package_on_its_own_example():
     """The example of its README: boxes there are x, y, width, height."""
     predicted = {"a": [[[0.1, 0.1, 0.3, 0.2], [0.2, 0.2, 0.3, 0.3]]], "b": [[[0.0, 0.3, 0.1, 0.4]]]}

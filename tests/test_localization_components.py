@@ -44,6 +44,11 @@ def test_detections_score_probability_times_heat():
     assert (none.boxes.shape, none.scores.shape, none.points.shape) == ((0, 4), (0,), (0, 2))
 
 
+def test_a_cell_at_the_threshold_is_detected():
+    (found,) = detect(np.array([[[0.0, 0.5, 0.25, 1.0]]]), [1.0], 0.5)
+    np.testing.assert_allclose(found.boxes, [[0.25, 0, 0.5, 1], [0.75, 0, 1, 1]])
+
+
 @pytest.mark.parametrize("threshold", [0, 1.5, -0.1, float("nan"), "Otsu"])
 def test_refuses_a_threshold_that_is_none(threshold):
     with pytest.raises(DataError, match="above 0 and at most 1, or 'otsu'"):

@@ -237,6 +237,16 @@ def test_dsmil_is_its_formula() -> None:
             torch.testing.assert_close(maps[b, c].flatten(), a / a.max() * ((s + second) / 2).sigmoid())
 
 
+def test_the_query_of_dsmil_is_the_mean_of_equal_highest_cells() -> None:
+    pooling = POOLINGS.load("dsmil")(CHANNELS, 1, hidden=4)
+    features, cells = torch.randn(1, CHANNELS, 1, 4), torch.tensor([[[[1.0, 0.0, 1.0, -1.0]]]])
+    z = features[0, :, 0].T
+    q, v = (z @ m.weight.flatten(1).T + m.bias for m in (pooling.query, pooling.value))
+    a = (q @ q[[0, 2]].mean(0) / 2).softmax(0)
+    expected = (1 + a @ (v @ pooling.rows[0] + pooling.bias[0])) / 2
+    torch.testing.assert_close(pooling(cells, features)[0][0, 0], expected)
+
+
 def test_the_transformer_weighs_a_cell_by_what_the_others_show() -> None:
     """Of two cells that keep their features and logits, the weights change when a third changes its features."""
     pooling = POOLINGS.load("transformer")(CHANNELS, FINDINGS).eval()

@@ -14,7 +14,9 @@ from hilum.errors import StudyError
 from hilum.federation.aggregation import OWN_EVIDENCE, own_rows
 from hilum.federation.messages import LabelCounts, ServerState
 from hilum.federation.strategies.fedavg import HEADS_OF, FedAvg
+from hilum.models.classifier import build_model
 from hilum.models.pooling.top_k import TopKPooling
+from hilum.models.shuffle import shuffle_weights
 from hilum.models.site_heads import HOME, SHRINKAGE, FeatureMoments, SiteHeads, pack_heads
 from hilum.models.taxonomy import Taxonomy
 from hilum.training.loop import estimate_norm_stats
@@ -74,6 +76,15 @@ def test_an_image_meets_the_rows_of_the_hospital_that_it_looks_like() -> None:
         expected, heat = pooling(cells, features)
         torch.testing.assert_close(logits.sigmoid(), expected.sigmoid(), atol=1e-3, rtol=0)
         torch.testing.assert_close(maps, heat, atol=1e-3, rtol=0)
+
+
+def test_of_shuffled_weights_no_hospital_speaks() -> None:
+    models = [build_model({"name": "residual", "widths": (4, 4, 3)}, {"name": "mean"}, 2, 0).eval() for _ in range(2)]
+    models[0].site_heads = heads_of({"near": [True, True], "far": [True, True]})[0]
+    for model in models:
+        shuffle_weights(model, 0)
+    with_heads, without = (model(torch.ones(1, 1, 32, 32)).logits for model in models)
+    assert torch.equal(with_heads, without)
 
 
 def test_under_a_taxonomy_it_is_the_mixture_of_what_the_hospitals_say_of_each_finding() -> None:
