@@ -94,9 +94,9 @@ def with_options(registry: Any, value: NamedOptions) -> NamedOptions:
     registered(registry, value.name)
     options = value.model_extra or {}
     known = options_of(registry, value.name)
-    for option in options:
-        if option not in known:
-            raise ValueError(f"'{value.name}' has no option '{option}'.{suggestion(option, list(known))}")
+    for name in options:
+        if name not in known:
+            raise ValueError(f"'{value.name}' has no option '{name}'.{suggestion(name, list(known))}")
     for name, option in known.items():
         if option.default is option.empty and name not in options:
             example = f"{{name: {value.name}, {name}: {EXAMPLES.get(name, '…')}}}"
