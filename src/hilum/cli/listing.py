@@ -29,6 +29,7 @@ KINDS = {
     "partitioners": "hilum.sites.partitioners:PARTITIONERS",
     "findings": "hilum.findings.vocabulary:FINDINGS",
 }
+WIDEST = 44  # names with more options stand out
 
 
 def list_names(
@@ -48,13 +49,13 @@ def list_names(
         if kind is None:
             typer.echo(f"{name}:")
         entries = table.load(name)
-        for entry in entries:
-            if isinstance(entries, Registry):
-                summary = entries.summary(entry)
-                entry = _with_options(entries, entry) if kind else entry
-            else:
-                summary = entries[entry] if isinstance(entries, dict) else ""
-            typer.echo(f"  {entry:<22} {summary.replace('``', '')}".rstrip())
+        if isinstance(entries, Registry):
+            lines = [(_with_options(entries, one) if kind else one, entries.summary(one)) for one in entries]
+        else:
+            lines = [(one, entries[one] if isinstance(entries, dict) else "") for one in entries]
+        width = max([22, *(len(one) for one, _ in lines if len(one) <= WIDEST)])
+        for one, summary in lines:
+            typer.echo(f"  {one:<{width}} {summary.replace('``', '')}".rstrip())
 
 
 def _with_options(registry: Registry, name: str) -> str:
