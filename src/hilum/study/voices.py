@@ -12,7 +12,6 @@ from torch import Tensor
 
 from hilum.errors import RunError, StudyError
 from hilum.models.classifier import LocalizingClassifier
-from hilum.models.site_heads import FeatureMoments
 from hilum.randomness import fixed_order
 from hilum.sites.site import Site
 from hilum.study.arms import WEIGHTS, is_trained, load_model, new_model, own_file, run_device
@@ -20,7 +19,7 @@ from hilum.study.directory import ModelKey, RunDirectory
 from hilum.study.federations import ALONE, federation_spec
 from hilum.study.spec import Adjust, Study
 from hilum.training.inference import Inferred, Localize, infer
-from hilum.training.loop import MOMENT_IMAGES, autocast, estimate_norm_stats, trained_norms
+from hilum.training.loop import MOMENT_IMAGES, estimate_norm_stats, feature_moments, trained_norms
 from hilum.training.state import load_facts
 
 ADAPT_BATCH = 64
@@ -197,12 +196,10 @@ def adapt(voices: Sequence[Voice], images: Tensor, precision: str) -> None:
     mixed = images[torch.from_numpy(fixed_order(len(images)))]
     for voice in voices:
         device, heads = next(voice.model.parameters()).device, voice.model.site_heads
-        parts = [part.to(device) for part in mixed.split(ADAPT_BATCH)]
+        parts = mixed.split(ADAPT_BATCH)
         if heads is not None:
-            with torch.no_grad(), autocast(device, precision):
-                seen = FeatureMoments.of([voice.model.features(part).cpu() for part in parts])
-            heads.settle(torch.from_numpy(seen.mean).float())
-        estimate_norm_stats(voice.model, parts, precision)
+            heads.settle(torch.from_numpy(feature_moments(voice.model, parts, precision).mean).float())
+        estimate_norm_stats(voice.model, (part.to(device) for part in parts), precision)
 
 
 def training_names(run: RunDirectory) -> list[str]:

@@ -253,13 +253,8 @@ class LocalTrainer:
     def feature_moments(self, state: State) -> FeatureMoments:
         """Return the moments of this participant's training images under ``state``, of at most ``MOMENT_IMAGES``."""
         self.model.load_state_dict(state)
-        self.model.eval()
-        features = []
-        with torch.no_grad(), autocast(self.device, self.plan.precision):
-            for batch in self.train_examples.chunks(4 * self.plan.batch, MOMENT_IMAGES):
-                images = batch.images.to(self.device).contiguous(memory_format=torch.channels_last)
-                features.append(self.model.features(images).cpu())
-        return FeatureMoments.of(features)
+        batches = self.train_examples.chunks(4 * self.plan.batch, MOMENT_IMAGES)
+        return feature_moments(self.model, (batch.images for batch in batches), self.plan.precision)
 
     def _sums(self) -> State:
         """Return the sums of the model's neck over training images that show a finding, under the weights it holds.
@@ -299,6 +294,16 @@ def trained_norms(model: LocalizingClassifier) -> list[torch.nn.BatchNorm2d]:
     """Return the normalizations whose statistics move in training, with the model in training mode."""
     model.train()
     return [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.training]
+
+
+def feature_moments(model: LocalizingClassifier, batches: Iterable[Tensor], precision: str) -> FeatureMoments:
+    """Return the moments of the features that a model as it stands has of images, in batches (B, 1, S, S) in [0, 1]."""
+    device, features = next(model.parameters()).device, []
+    model.eval()
+    with torch.no_grad(), autocast(device, precision):
+        for images in batches:
+            features.append(model.features(images.to(device).contiguous(memory_format=torch.channels_last)).cpu())
+    return FeatureMoments.of(features)
 
 
 def estimate_norm_stats(model: LocalizingClassifier, batches: Iterable[Tensor], precision: str = "float32") -> None:

@@ -63,9 +63,7 @@ class Localization:
             boxed.patients,
             threshold={f: tuned[f].threshold for f in boxed.boxes},
             controls={f: self._measured(site, f, b, boxed.patients) for f, b in boxed.boxes.items()},
-            called=np.broadcast_to(
-                boxed.scores.mean(axis=0) >= np.array([tuned[f].called_from for f in boxed.boxes]), boxed.scores.shape
-            ),
+            called=np.broadcast_to(_called(boxed, tuned), boxed.scores.shape),
             **self.options,
         )
         yield from _records(table, blind)
@@ -129,8 +127,7 @@ class Localization:
             unlearnt = _detected(found, self._chosen(found, shuffled), dict.fromkeys(found.boxes, UNTUNED))
         ranked = evaluate_detections(detections, found.boxes, known, found.patients, controls=controls, **self.options)
         yield ranked, {} if unlearnt is None else _ranked_means(unlearnt, found, known)
-        calls = np.array([tuned[f].called_from for f in found.boxes])
-        asked = dict(zip(found.boxes, (known & (mean >= calls)).T, strict=True))
+        asked = dict(zip(found.boxes, (known & _called(found, tuned)).T, strict=True))
 
         def called(every: Mapping[str, Sequence[Detections]]) -> dict[str, Boxes]:
             return {
@@ -161,6 +158,11 @@ class Localization:
         noise, middle = random_maps(len(boxes), GRID, rng), np.broadcast_to(gaussian_prior(GRID), shape)
         prior = None if alone else detect(average_box_prior(boxes, found.patients, GRID), scores, UNTUNED)
         return detect(noise, scores, UNTUNED), prior, detect(middle, scores, UNTUNED)
+
+
+def _called(found: Localized, tuned: Mapping[str, Tuned]) -> NDArray[np.bool_]:
+    """Return which images are called with each of the findings with boxes, by the mean of the seeds: (n, F)."""
+    return np.asarray(found.scores.mean(axis=0) >= [tuned[f].called_from for f in found.boxes])
 
 
 def _detected(
